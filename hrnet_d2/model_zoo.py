@@ -1,0 +1,168 @@
+"""The models of the table: their configs, checkpoints and published results.
+
+    from hrnet_d2 import model_zoo
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    model = model_zoo.get("mask_rcnn_hrnetv2p_w32_2x_coco", trained=True)
+
+A name is a config's path under ``configs/``; ".yaml" and the folder may be left out.  The data are in
+``model_zoo.json``, from which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
+"""
+
+import difflib
+import fnmatch
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+
+from .config import add_hrnet_config
+
+__all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file", "info", "list_models"]
+
+
+def list_models(pattern: str = "*", trained: bool = False) -> list[str]:
+    """Names of the table's models.
+
+    Args:
+        pattern: as in a shell, on the model's name or its path: "fcos*", "*w18*", "htc/*".
+        trained: only those with a published checkpoint.
+    """
+    pattern = pattern.removesuffix(".yaml")
+    return [
+        name
+        for name, row in _table().items()
+        if any(fnmatch.fnmatchcase(form, pattern) for form in _forms(name))
+        and (row["url"] or not trained)
+    ]
+
+
+def info(name: str) -> Mapping[str, Any]:
+    """What was published of a model.
+
+    Returns:
+        "config" (its name), "url" of the checkpoint, "box_ap" and "mask_ap" on COCO val 2017,
+        "memory_gb" of training on one GPU, "fps" on a V100 ("fps_later": measured again with later
+        software), "source"; None where not published. "later" where it was trained again: another
+        checkpoint with its own "url", "box_ap" and "source".
+
+    Raises:
+        RuntimeError: where the table has no such model.
+    """
+    return _table()[_find(name, _table())]
+
+
+def get_checkpoint_url(name: str) -> str:
+    """The address of the published checkpoint, for ``cfg.MODEL.WEIGHTS``.
+
+    Raises:
+        RuntimeError: where the table has no such model, or none was published for it.
+    """
+    row = info(name)
+    if row["url"] is None:
+        others = list_models(f"{PurePosixPath(row['config']).parent}/*", trained=True)
+        raise RuntimeError(
+            f"No checkpoint was published for {row['config']} in the arithmetic of this package. "
+            f"Models of its family that have one: {', '.join(others) or 'none'}"
+        )
+    return row["url"]
+
+
+def get_config_file(name: str) -> str:
+    """The path of a config file, in the installed package or in the checkout.
+
+    Raises:
+        RuntimeError: where there is no such config.
+    """
+    folder = _config_folder()
+    leaves = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*.yaml"))
+        if not path.name.startswith("Base-")
+    ]
+    return str(folder / _find(name, leaves))
+
+
+def get_config(name: str, trained: bool = False) -> CfgNode:
+    """The config of a model, with this package's keys.
+
+    Args:
+        name: of a config.
+        trained: whether ``MODEL.WEIGHTS`` is the published checkpoint of the whole detector and
+            not the ImageNet one to train from.
+
+    Raises:
+        RuntimeError: where there is no such config, or no checkpoint of it.
+    """
+    cfg = get_cfg()
+    add_hrnet_config(cfg)
+    cfg.merge_from_file(get_config_file(name))
+    if trained:
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
+    return cfg
+
+
+def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
+    """A model, in training mode as Detectron2's ``model_zoo.get`` returns it.
+
+    Args:
+        name: of a config.
+        trained: load the published checkpoint (downloaded on first use). Otherwise the weights are
+            fresh and nothing is downloaded.
+        device: where the model goes; default: the GPU if there is one.
+
+    Raises:
+        RuntimeError: where there is no such config, or no checkpoint of it.
+    """
+    from .checkpoint import Checkpointer
+
+    cfg = get_config(name, trained)
+    if device is None and not torch.cuda.is_available():
+        device = "cpu"
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    model = build_model(cfg)
+    if trained:
+        Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+@functools.cache
+def _data() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, Any]]:
+    return {row["config"]: row for row in _data()["models"]}
+
+
+def _config_folder() -> Path:
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise RuntimeError(f"No configs beside {package}: the installation is incomplete, repeat it")
+
+
+def _forms(config: str) -> tuple[str, str]:
+    """The two ways to write a config's name: with and without its folder."""
+    path = PurePosixPath(config.removesuffix(".yaml"))
+    return path.as_posix(), path.name
+
+
+def _find(name: str, configs) -> str:
+    """The config that ``name`` means; raises RuntimeError with the nearest ones."""
+    wanted = PurePosixPath(name).as_posix().removesuffix(".yaml")
+    known = {form: config for config in configs for form in _forms(config)}
+    if wanted in known:
+        return known[wanted]
+    near = difflib.get_close_matches(wanted, known, n=6, cutoff=0.5)
+    near = list(dict.fromkeys(known[form] for form in near))[:3]
+    hint = f"Nearest: {', '.join(near)}" if near else "list_models() gives all of them"
+    raise RuntimeError(f"{name!r} is not in the model zoo. {hint}")
