@@ -80,6 +80,9 @@ def _add_input(cfg: CN) -> None:
         # 0 keeps them all.
         MIN_BOX_SIZE=1.0,
     )
+    # Names of the classes, written by train_net.py for own data, so that a saved config is enough
+    # to draw predictions.
+    _add(cfg.DATASETS, CLASS_NAMES=[])
 
 
 def _add_two_stage(cfg: CN) -> None:
@@ -165,6 +168,13 @@ def _add_solver(cfg: CN) -> None:
         # WEIGHT_DECAY_BIAS these leave the biases of normalisation layers alone.
         CONV_BIAS_LR_FACTOR=1.0,
         CONV_BIAS_WEIGHT_DECAY=-1.0,
+    )
+    _add(
+        cfg.SOLVER,
+        # Batch and learning rate of the recipe: a run with another batch and this rate is warned.
+        # A batch of 0 says nothing.
+        REFERENCE_BATCH_SIZE=0,
+        REFERENCE_LR=0.0,
     )
     # "float16" (with a gradient scaler) or "bfloat16" (without), for SOLVER.AMP.ENABLED.
     _add(cfg.SOLVER.AMP, DTYPE="float16")

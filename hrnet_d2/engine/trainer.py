@@ -1,0 +1,166 @@
+"""Detectron2's trainer with this package's data, checkpoints, optimiser and evaluation."""
+
+import logging
+import os
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from detectron2.utils import comm
+
+from ..checkpoint import Checkpointer
+from ..data import build_test_loader, build_train_loader, check_num_classes
+from .evaluation import build_evaluator
+from .optimizer import build_optimizer
+
+__all__ = ["Trainer", "evaluate"]
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """``DefaultTrainer``, on GPUs or CPU ranks, in fp32, fp16 or bf16."""
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: a full config.
+
+        Raises:
+            ValueError: where the model's number of classes is not the dataset's, or the config's
+                precision is unknown; before anything is built.
+        """
+        # DefaultTrainer's own constructor would give a GPU to every rank.
+        TrainerBase.__init__(self)
+        check_num_classes(cfg)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        _warn_of_recipe(cfg)
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = cfg.MODEL.DEVICE == "cpu"
+        model = create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            device_ids=None if on_cpu else [comm.get_local_rank()],
+        )
+        self._trainer = _step_trainer(cfg, model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            partial=cfg.MODEL.PARTIAL_LOAD,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(
+            cfg, dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        )
+
+
+def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
+    """Evaluate a checkpoint on ``cfg.DATASETS.TEST``.
+
+    Args:
+        cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
+        resume: take the last checkpoint of ``cfg.OUTPUT_DIR`` where there is one.
+
+    Returns:
+        Metrics by task ("bbox", "segm") and name, on the main process; by dataset first where
+        there are several.
+
+    Raises:
+        ValueError: where there is nothing to evaluate, or the numbers of classes disagree.
+    """
+    check_num_classes(cfg)
+    model = Trainer.build_model(cfg)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return Trainer.test(cfg, model)
+
+
+def _step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
+    """What runs one iteration, in the precision of ``SOLVER.AMP``."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer(model, data_loader, optimizer)
+    if cfg.SOLVER.AMP.DTYPE == "float16":
+        if cfg.MODEL.DEVICE == "cpu":
+            raise ValueError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
+        return AMPTrainer(model, data_loader, optimizer)
+    if cfg.SOLVER.AMP.DTYPE != "bfloat16":
+        raise ValueError(
+            f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {cfg.SOLVER.AMP.DTYPE!r}"
+        )
+    _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
+    return SimpleTrainer(model, data_loader, optimizer)
+
+
+def _autocast_in_training(model: torch.nn.Module, device_type: str, dtype: torch.dtype) -> None:
+    """Run the forward pass of ``model`` under autocast while it trains; bf16 needs no scaler."""
+    running = []
+
+    def enter(module, _):
+        if module.training:
+            running.append(torch.autocast(device_type, dtype=dtype))
+            running[-1].__enter__()
+
+    def leave(*_):
+        if running:
+            running.pop().__exit__(None, None, None)
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
+
+
+def _warn_of_recipe(cfg: CfgNode) -> None:
+    """Say so where the config departs from its recipe in a way that usually spoils training."""
+    solver = cfg.SOLVER
+    batch, rate = solver.REFERENCE_BATCH_SIZE, solver.REFERENCE_LR
+    if batch and solver.IMS_PER_BATCH != batch and solver.BASE_LR == rate:
+        logger.warning(
+            "SOLVER.IMS_PER_BATCH is %d but SOLVER.BASE_LR is still the recipe's %g for %d images: "
+            "set SOLVER.BASE_LR %g (and lengthen the schedule), or let SOLVER.REFERENCE_WORLD_SIZE "
+            "scale both",
+            solver.IMS_PER_BATCH,
+            rate,
+            batch,
+            rate * solver.IMS_PER_BATCH / batch,
+        )
+    if (
+        cfg.MODEL.HRNETV2P.NORM_EVAL
+        and not cfg.MODEL.WEIGHTS
+        and "hrnet" in cfg.MODEL.BACKBONE.NAME
+    ):
+        logger.warning(
+            "MODEL.WEIGHTS is empty and MODEL.HRNETV2P.NORM_EVAL is True: normalisation layers "
+            "would keep statistics that were never measured. To train from scratch set "
+            "MODEL.HRNETV2P.NORM_EVAL False"
+        )
