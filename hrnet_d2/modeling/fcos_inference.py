@@ -1,0 +1,108 @@
+"""From FCOS's predictions to detections, all levels and all images at once.
+
+Shapes: N images, C classes, Hl and Wl rows and columns of level l, P locations of all levels
+together, K candidates of an image.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torchvision.ops import batched_nms
+
+__all__ = ["detect"]
+
+
+def detect(
+    logits: Sequence[torch.Tensor],
+    distances: Sequence[torch.Tensor],
+    ctrness: Sequence[torch.Tensor],
+    points: torch.Tensor,
+    image_sizes: Sequence[tuple[int, int]],
+    *,
+    score_thresh: float,
+    topk: int,
+    nms_thresh: float,
+    max_detections: int,
+) -> list[Instances]:
+    """The objects of every image, by falling score.
+
+    Follows MMDetection's ``BaseDenseHead.predict_by_feat``: of every level the ``topk`` most
+    probable pairs of a location and a class above the threshold; boxes clipped to the image
+    *before* non-maximum suppression; scores are probability x centerness, and are not held against
+    the threshold again. Predictions that are infinite or not a number are dropped.
+
+    Args:
+        logits, distances, ctrness: of each level, as ``FCOSHead`` returns them.
+        points: (P, 2) x and y of the locations of all levels.
+        image_sizes: height and width of each image, without padding.
+        score_thresh: a candidate's class probability must be above it.
+        topk: candidates of a level and image, at most.
+        nms_thresh: overlap (IoU) of boxes of a class from which on the lower score goes.
+        max_detections: of an image, at most; negative is no limit.
+
+    Returns:
+        For each image ``pred_boxes`` (XYXY in pixels of the network's input), ``scores`` and
+        ``pred_classes``.
+    """
+    num_images, num_classes = logits[0].shape[:2]
+    picked = [_top_pairs(x, topk) for x in logits]
+    starts = [0]
+    for x in logits[:-1]:
+        starts.append(starts[-1] + x.shape[2] * x.shape[3])
+    probability = torch.cat([values for values, _, _ in picked], dim=1).sigmoid()  # (N, K)
+    location = torch.cat([p + start for (_, p, _), start in zip(picked, starts, strict=True)], 1)
+    classes = torch.cat([c for _, _, c in picked], dim=1)
+
+    sides = torch.cat([x.flatten(2) for x in distances], dim=2)  # (N, 4, P)
+    sides = sides.gather(2, location[:, None].expand(-1, 4, -1)).transpose(1, 2)  # (N, K, 4)
+    centerness = torch.cat([x.flatten(1) for x in ctrness], dim=1).gather(1, location)
+    scores = probability * centerness.float().sigmoid()
+    xy = points[location]
+    boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], dim=-1)
+
+    # Before the clip, that makes infinite boxes finite.
+    valid = (probability > score_thresh) & scores.isfinite() & boxes.isfinite().all(dim=-1)
+    limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
+    boxes = boxes.clamp(min=0).minimum(limits)
+    valid &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+
+    image, slot = valid.nonzero(as_tuple=True)
+    boxes, scores, classes = boxes[image, slot], scores[image, slot], classes[image, slot]
+    # One call for all images: boxes of different groups never meet.  In double precision, since
+    # groups are told apart by an offset that would cost single precision whole tenths of a pixel.
+    group = image * num_classes + classes
+    keep = batched_nms(boxes.double(), scores.double(), group, nms_thresh)
+    # By image, and the falling scores that NMS returns stay in order within each.
+    keep = keep[image[keep].argsort(stable=True)]
+    counts = image[keep].bincount(minlength=num_images).tolist()
+    results = []
+    for kept, size in zip(keep.split(counts), image_sizes, strict=True):
+        kept = kept[:max_detections] if max_detections >= 0 else kept
+        instances = Instances(tuple(size))
+        instances.pred_boxes = Boxes(boxes[kept])
+        instances.scores = scores[kept]
+        instances.pred_classes = classes[kept]
+        results.append(instances)
+    return results
+
+
+def _top_pairs(logits: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The most probable pairs of a location and a class, of one level.
+
+    Args:
+        logits: (N, C, Hl, Wl).
+        topk: how many pairs, at most.
+
+    Returns:
+        Logits (float32), locations in the level and classes of the pairs, (N, k) each, unordered.
+        Pairs that are infinite or not a number have a logit of minus infinity.
+    """
+    x = logits.flatten(2).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+    # The best k pairs are among the k locations with the best classes, so the search through C
+    # times as many pairs is spared.
+    locations = x.amax(dim=1).topk(min(topk, x.shape[2]), sorted=False).indices
+    x = x.gather(2, locations[:, None].expand(-1, x.shape[1], -1))  # (N, C, k)
+    k = x.shape[2]
+    values, pairs = x.flatten(1).topk(min(topk, x.shape[1] * k), sorted=False)
+    return values.float(), locations.gather(1, pairs % k), pairs // k
