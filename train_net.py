@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Train and evaluate the models of this package.
+r"""Train and evaluate the models of this package.
 
     python train_net.py --config-file configs/faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml \
         --num-gpus 8
     python train_net.py --config-file ... --eval-only MODEL.WEIGHTS checkpoint.pth
-    python train_net.py --config-file ... --train-data train.json images/ --val-data val.json images/
+    python train_net.py --config-file ... --train-data train.json images/ --val-data val.json \
+        images/
     torchrun --nproc-per-node 8 train_net.py --config-file ...
 
 Takes Detectron2's arguments; `python train_net.py --help` lists them.

@@ -1,7 +1,37 @@
-"""HRNet detection for Detectron2: importing this registers every component."""
+"""HRNet detection for Detectron2: importing this registers every component, and nothing else."""
 
-from . import modeling as _modeling  # noqa: F401  only registration
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "hrnet_d2 needs Detectron2, which is not installed: see "
+        "https://detectron2.readthedocs.io/tutorials/install.html, or run `make env` in a "
+        "checkout of hrnet_d2"
+    ) from error
+
+from . import checkpoint, data, model_zoo, modeling
 from .config import add_hrnet_config
 
 __version__ = "0.1.0"
-__all__ = ["add_hrnet_config"]
+__all__ = [
+    "Predictor",
+    "add_hrnet_config",
+    "checkpoint",
+    "data",
+    "model_zoo",
+    "modeling",
+    "optimize",
+]
+
+
+def __getattr__(name: str):
+    # Detectron2's engine and evaluation take a second to import; most uses need neither.
+    if name == "Predictor":
+        from .engine import Predictor
+
+        return Predictor
+    if name == "optimize":
+        from .optimize import optimize
+
+        return optimize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

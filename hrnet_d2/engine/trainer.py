@@ -144,7 +144,7 @@ def _warn_of_recipe(cfg: CfgNode) -> None:
     """Say so where the config departs from its recipe in a way that usually spoils training."""
     solver = cfg.SOLVER
     batch, rate = solver.REFERENCE_BATCH_SIZE, solver.REFERENCE_LR
-    if batch and solver.IMS_PER_BATCH != batch and solver.BASE_LR == rate:
+    if batch and batch != solver.IMS_PER_BATCH and rate == solver.BASE_LR:
         logger.warning(
             "SOLVER.IMS_PER_BATCH is %d but SOLVER.BASE_LR is still the recipe's %g for %d images: "
             "set SOLVER.BASE_LR %g (and lengthen the schedule), or let SOLVER.REFERENCE_WORLD_SIZE "
