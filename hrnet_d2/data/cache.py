@@ -1,0 +1,57 @@
+"""The folder for what this package generates."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["cache_folder", "write_once"]
+
+VARIABLE = "HRNET_D2_CACHE"
+
+
+def cache_folder() -> Path:
+    """The folder that the environment variable HRNET_D2_CACHE names, or ~/.cache/hrnet_d2."""
+    return Path(os.environ.get(VARIABLE) or "~/.cache/hrnet_d2").expanduser().absolute()
+
+
+def write_once(target: Path, write: Callable[[Path], None]) -> Path:
+    """Make ``target``, a file or folder, if it is not there, whole or not at all.
+
+    Several processes may do so at the same time: each writes its own copy beside the target, and
+    the first to finish puts it in place.
+
+    Args:
+        target: what to make.
+        write: makes it at the path that it is given.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        OSError: the folder cannot be written; the message names it and the variable that moves it.
+    """
+    if target.exists():
+        return target
+    scratch = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        # Readable for the other users of a shared folder, unlike mkdtemp's.
+        made = scratch / target.name
+        write(made)
+        try:
+            os.rename(made, target)
+        except OSError:
+            if not target.exists():  # another process was first, otherwise
+                raise
+    except OSError as error:
+        raise OSError(
+            f"Cannot write {target}: {error}. Set the environment variable {VARIABLE} to a folder "
+            "with space that you may write to."
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
