@@ -255,7 +255,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
         """Detections of each image, without masks."""
         assert not self.training, "the losses of a cascade are computed in _losses"
         sizes = [p.image_size for p in proposals]
-        outputs = []
+        outputs, boxes = [], []
         for stage, predictor in enumerate(self.box_predictor):
             if stage > 0:
                 proposals = self._create_proposals_from_boxes(boxes, sizes)
