@@ -15,6 +15,12 @@ def add_hrnet_config(cfg: CN) -> None:
     Args:
         cfg: a Detectron2 config, for example of ``detectron2.config.get_cfg()``.
     """
+    _add(
+        cfg.MODEL,
+        # Load MODEL.WEIGHTS although layers outside the trunk differ from the file's: these begin
+        # afresh, as for other classes in fine-tuning. False: such a file is an error.
+        PARTIAL_LOAD=False,
+    )
     _add_backbone(cfg)
     _add_input(cfg)
     _add_two_stage(cfg)
@@ -163,9 +169,11 @@ def _add_fcos(cfg: CN) -> None:
 def _add_solver(cfg: CN) -> None:
     _add(
         cfg.SOLVER,
-        # Factor on the learning rate of biases that do not belong to a normalisation layer, and
-        # their weight decay (negative: as the other parameters). Unlike BIAS_LR_FACTOR and
-        # WEIGHT_DECAY_BIAS these leave the biases of normalisation layers alone.
+        # Factor on the learning rate of biases of convolutions and linear layers, and their weight
+        # decay (negative: as the other parameters). Unlike BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS
+        # these leave the biases of normalisation layers alone.
+        # CLIP_GRADIENTS.CLIP_TYPE takes "full_model" beside Detectron2's "value" and "norm": the
+        # norm of the whole gradient is clipped at CLIP_VALUE, not that of each parameter.
         CONV_BIAS_LR_FACTOR=1.0,
         CONV_BIAS_WEIGHT_DECAY=-1.0,
     )

@@ -4,8 +4,8 @@
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
     model = model_zoo.get("mask_rcnn_hrnetv2p_w32_2x_coco", trained=True)
 
-A name is a config's path under ``configs/``; ".yaml" and the folder may be left out.  The data are in
-``model_zoo.json``, from which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
+A name is a config's path under ``configs/``; ".yaml" and the folder may be left out.  The data are
+in ``model_zoo.json``, from which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
 """
 
 import difflib

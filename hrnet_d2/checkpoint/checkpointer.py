@@ -1,0 +1,155 @@
+"""Detectron2's checkpointer, for files of every kind."""
+
+import logging
+from typing import Any
+from urllib.parse import parse_qs
+
+from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import _IncompatibleKeys
+from torch import nn
+
+from .errors import CheckpointError
+from .fitting import Fit, fit, group_by_layer
+from .loading import Checkpoint, load_file
+from .reading import check_digest
+
+__all__ = ["Checkpointer"]
+
+# The host of MMDetection 2.0's first files, and where they are now.
+_MOVED = ("https://open-mmlab.s3.ap-northeast-2.amazonaws.com/", "https://download.openmmlab.com/")
+
+
+class Checkpointer(DetectionCheckpointer):
+    """As Detectron2's ``DetectionCheckpointer``, but reads checkpoints of MMDetection, official
+    HRNet, timm and torchvision as well, runs nothing that a file contains, and loads a file whole
+    or not at all.
+
+        Checkpointer(model).load("faster_rcnn_hrnetv2p_w18_1x_coco_20200130-56651a6d.pth")
+
+    What is loaded: a detector's file must have every tensor of the model, and no other, in its
+    shape.  A trunk's file (ImageNet weights) must fill the model's trunk.  ``partial`` (in configs:
+    ``MODEL.PARTIAL_LOAD``) leaves layers outside the trunk that differ as they are, to fine-tune on
+    other classes.
+
+    Saving, resuming and Detectron2's own files, with their matching heuristics, work as there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        partial: bool = False,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ):
+        """
+        Args:
+            model: what to load into and to save.
+            save_dir: where checkpoints are saved and looked for.
+            partial: let layers outside the trunk differ from the file.
+            save_to_disk: whether this process saves; default: the main process.
+            checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved beside the
+                model.
+        """
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.logger = logging.getLogger(__name__)
+        self.partial = partial
+        self._resuming = False
+        self._checkpoint: Checkpoint | None = None
+        self._fit: Fit | None = None
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file or an address into the model.
+
+        Args:
+            path: a file, or an address that iopath's PathManager knows; empty loads nothing. A
+                SHA-256 prefix in its name is checked.
+            checkpointables: names of objects to load beside the model; default: all.
+
+        Returns:
+            What else the file holds: "iteration", "class_names", ....
+
+        Raises:
+            UnsafeCheckpointError: where the file names code to run.
+            CheckpointError: where it cannot be fetched or read, or does not fit the model.  The
+                model is as before.
+        """
+        if path:
+            path = self._fetch(path)
+        try:
+            return super().load(path, checkpointables=checkpointables)
+        finally:
+            self._parsed_url_during_load = None  # which the parent forgets after an error
+            self._checkpoint = self._fit = None
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As Detectron2's; the run's own checkpoint must fit whole, even with ``partial``."""
+        self._resuming = resume and self.has_checkpoint()
+        try:
+            return super().resume_or_load(path, resume=resume)
+        finally:
+            self._resuming = False
+
+    def _fetch(self, path: str) -> str:
+        """The address to give to the parent, downloaded and checked; queries are kept."""
+        address, mark, query = path.partition("?")
+        places = [address]
+        if address.startswith(_MOVED[0]):
+            places.append(_MOVED[1] + address.removeprefix(_MOVED[0]))
+        errors = []
+        for place in places:
+            try:
+                local = self.path_manager.get_local_path(place)
+                if not self.path_manager.isfile(local):
+                    raise FileNotFoundError("there is no such file")
+            except Exception as error:  # each kind of address has errors of its own
+                errors.append(f"{place}: {error}")
+                continue
+            check_digest(local, address)
+            return place + mark + query
+        raise CheckpointError(
+            "The checkpoint cannot be had: " + "; ".join(errors) + ". Fetch it by hand where the "
+            "network does not reach it, and set MODEL.WEIGHTS to the file"
+        )
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        checkpoint = load_file(filename)
+        queries = parse_qs(self._parsed_url_during_load.query)
+        heuristics = queries.pop("matching_heuristics", ["False"]) == ["True"]
+        if queries:
+            raise CheckpointError(f"{filename}: unknown query {sorted(queries)} in the address")
+        self._checkpoint = checkpoint
+        loaded = {**checkpoint.extras, "model": checkpoint.state}
+        if heuristics:
+            loaded["matching_heuristics"] = True
+        if checkpoint.class_names is not None:
+            loaded.setdefault("class_names", checkpoint.class_names)
+        return loaded
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
+        if checkpoint.get("matching_heuristics"):
+            return super()._load_model(checkpoint)
+        del checkpoint["model"]
+        self._fit = fit(self._checkpoint, self.model, self.partial and not self._resuming)
+        self.model.load_state_dict(self._fit.state, strict=False)
+        shapes = [(name, *pair) for name, pair in self._fit.wrong_shape.items()]
+        return _IncompatibleKeys(self._fit.missing, self._fit.unexpected, shapes)
+
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        if self._fit is None:  # matched by heuristics
+            super()._log_incompatible_keys(incompatible)
+            return
+        source = self._checkpoint
+        afresh = group_by_layer((*self._fit.missing, *self._fit.wrong_shape))
+        left = group_by_layer(self._fit.unexpected)
+        kind = "a trunk" if source.trunk_only else "a detector"
+        self.logger.info(
+            f"{len(self._fit.state)} tensors loaded from {kind} with the names of "
+            f"{source.layout.value}"
+        )
+        if afresh:
+            say = self.logger.info if source.trunk_only else self.logger.warning
+            say(f"Not in the file, so they keep their initial values: {', '.join(afresh)}")
+        if left:
+            self.logger.warning(f"In the file, but not in the model: {', '.join(left)}")

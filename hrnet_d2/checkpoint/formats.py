@@ -1,0 +1,147 @@
+"""From what a file holds to its tensors: wrappers and prefixes taken off, class names kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import CheckpointError
+from .reading import RawCheckpoint
+
+__all__ = ["Contents", "unwrap"]
+
+CLASS_NAMES = "class_names"
+# DataParallel's and torch.compile's.
+_PREFIXES = ("module.", "_orig_mod.")
+_AVERAGE = "ema_"
+
+
+@dataclass
+class Contents:
+    """The tensors of a checkpoint under the names that they have in it.
+
+    Attributes:
+        tensors: name to tensor on the CPU.
+        unused: name to the reason why the tensor is left aside.
+        extras: everything beside the tensors of a checkpoint of Detectron2 (optimizer, iteration).
+        class_names: of the dataset, where the file has them.
+        version: of MMDetection, where the file has it.
+        wrapper: the key that held the tensors; None where they lay bare.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    unused: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    class_names: list[str] | None = None
+    version: str | None = None
+    wrapper: str | None = None
+
+
+def unwrap(raw: RawCheckpoint, path: str) -> Contents:
+    """Find the tensors in what a file holds.
+
+    MMDetection keeps them in "state_dict"; its moving averages, where trained with one, are already
+    there under the plain names, and the "ema_" names (2.x) or "ema_state_dict" (3.x) hold the
+    weights that they were averaged from.  Detectron2 keeps them in "model".
+
+    Args:
+        raw: the file's content.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: where there are no tensors, or something else among them.
+    """
+    content = raw.content
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
+    wrapper = next(
+        (
+            key
+            for key in ("model", "state_dict", "model_state", "blobs", "ema_state_dict")
+            if isinstance(content.get(key), Mapping)
+        ),
+        None,
+    )
+    named = content if wrapper is None else content[wrapper]
+    tensors = _tensors(named, path, bare=wrapper is None)
+    if wrapper == "ema_state_dict":
+        tensors.pop("steps", None)
+    for prefix in _PREFIXES:
+        tensors = _strip(tensors, prefix)
+    contents = Contents(tensors, wrapper=wrapper)
+    _set_averages_aside(contents)
+    if not contents.tensors:
+        keys = ", ".join(map(str, list(content)[:5]))
+        raise CheckpointError(f"{path} holds no tensors; it has: {keys or 'nothing'}")
+    if wrapper == "model":
+        contents.extras = {key: value for key, value in content.items() if key != "model"}
+    else:
+        contents.extras = _heuristics(contents, content, wrapper)
+    _read_meta(contents, content, raw.text)
+    return contents
+
+
+def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, value in named.items():
+        if isinstance(value, torch.Tensor):
+            tensors[str(name)] = value.detach()
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            native = value.astype(value.dtype.newbyteorder("="), copy=False)
+            tensors[str(name)] = torch.from_numpy(np.array(native, copy=True, order="C"))
+        elif not bare:
+            raise CheckpointError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+    return tensors
+
+
+def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    while tensors and all(name.startswith(prefix) for name in tensors):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _set_averages_aside(contents: Contents) -> None:
+    """Plain names beside "ema_" ones are what MMDetection evaluates; alone, "ema_" is a prefix."""
+    averages = [name for name in contents.tensors if name.startswith(_AVERAGE)]
+    if len(averages) == len(contents.tensors):
+        contents.tensors = _strip(contents.tensors, _AVERAGE)
+        return
+    for name in averages:
+        contents.unused[name] = "second copy of the weights (moving average)"
+        del contents.tensors[name]
+
+
+def _heuristics(contents: Contents, content: Mapping, wrapper: str | None) -> dict[str, Any]:
+    """What makes Detectron2 match names by likeness: files of Caffe2 and of pycls."""
+    arrays = all(isinstance(value, np.ndarray) for value in content.values())
+    if wrapper == "blobs" or (wrapper is None and arrays):
+        for name in [name for name in contents.tensors if name.endswith("_momentum")]:
+            del contents.tensors[name]
+        return {"__author__": "Caffe2", "matching_heuristics": True}
+    if wrapper == "model_state":
+        return {"__author__": "pycls", "matching_heuristics": True}
+    return {}
+
+
+def _read_meta(contents: Contents, content: Mapping, text: Mapping[str, str]) -> None:
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    candidates = (
+        content.get(CLASS_NAMES),
+        text[CLASS_NAMES].split("\n") if CLASS_NAMES in text else None,
+        dataset.get("classes"),
+        dataset.get("CLASSES"),
+        meta.get("CLASSES"),
+    )
+    for names in candidates:
+        if isinstance(names, str):
+            names = [names]
+        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+            contents.class_names = list(names)
+            break
+    version = meta.get("mmdet_version")
+    contents.version = version if isinstance(version, str) else None

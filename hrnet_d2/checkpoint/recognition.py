@@ -1,0 +1,115 @@
+"""Whose names a checkpoint has, and what kind of model its tensors make."""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Description", "Layout", "describe", "recognise", "recognise_trunk"]
+
+
+class Layout(enum.Enum):
+    """Whose parameter names these are."""
+
+    DETECTRON2 = "Detectron2 (this package)"
+    MMDET = "MMDetection 2.x or 3.x"
+    MMDET_V1 = "MMDetection 1.x"
+    HRNET = "HRNet trunk, official names"
+    RESNET = "ResNet trunk, torchvision's names"
+
+
+# A part of the names that only this layout has.
+_HRNET_MARK = "transition1.0.0.weight"
+_RESNET_MARK = "layer4.0.conv1.weight"
+_MMDET_HEADS = ("rpn_head.", "roi_head.", "bbox_head.")
+
+
+def recognise(names: Iterable[str], version: str | None = None) -> Layout:
+    """The layout of a checkpoint's names.
+
+    MMDetection 1.x is told from 2.x by the missing "roi_head." of two-stage models, by the neck's
+    names in HRNet-Object-Detection, or by the version that the file states.
+
+    Args:
+        names: of the tensors, without prefixes.
+        version: of MMDetection, as the file states it.
+    """
+    names = set(names)
+    starts = {name.split(".", 1)[0] + "." for name in names}
+    if starts & set(_MMDET_HEADS) and "backbone." in starts:
+        two_stage_v1 = "rpn_head." in starts and "roi_head." not in starts
+        fork = any(n.startswith(("neck.fpn_conv.", "neck.reduction_conv.0.")) for n in names)
+        stated = version is not None and version.split(".")[0] in ("0", "1")
+        old = two_stage_v1 or fork or (stated and "roi_head." not in starts)
+        return Layout.MMDET_V1 if old else Layout.MMDET
+    if recognise_trunk(names, "backbone.") is not None:
+        # MMPretrain's classifiers, and MMDetection's trunk cut out of a detector
+        rest = {name for name in names if not name.startswith(("backbone.", "neck.", "head.fc."))}
+        return Layout.DETECTRON2 if rest else Layout.MMDET
+    return recognise_trunk(names) or Layout.DETECTRON2
+
+
+def recognise_trunk(names: Iterable[str], prefix: str = "") -> Layout | None:
+    """HRNET or RESNET for the trunk whose official names stand below ``prefix``, else None."""
+    names = set(names)
+    if prefix + _HRNET_MARK in names:
+        return Layout.HRNET
+    return Layout.RESNET if prefix + _RESNET_MARK in names else None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the tensors of a model say about it, by their names in our layout.
+
+    Attributes:
+        family: "Faster R-CNN", ..., or "trunk" for a trunk alone; None where unknown.
+        trunk: "HRNet-W18", "ResNet", ...; None where unknown.
+        width: HRNet's, else None.
+        classes: their number, where a head tells it.
+    """
+
+    family: str | None
+    trunk: str | None
+    width: int | None
+    classes: int | None
+
+    def __str__(self) -> str:
+        parts = [self.family or "an unknown model", self.trunk]
+        parts.append(f"{self.classes} classes" if self.classes is not None else None)
+        return ", ".join(part for part in parts if part)
+
+
+def describe(shapes: Mapping[str, tuple[int, ...]]) -> Description:
+    """Tell family, trunk and number of classes from names (ours) and shapes."""
+    width = trunk = classes = None
+    for name, shape in shapes.items():
+        if name.endswith(_HRNET_MARK):
+            width, trunk = shape[0], f"HRNet-W{shape[0]}"
+        elif name.endswith("res5.0.conv2.weight") and trunk is None:
+            trunk = "ResNet" if shape[0] == shape[1] else f"ResNeXt with groups of {shape[1]}"
+        elif name.startswith("roi_heads.") and name.endswith("cls_score.bias"):
+            classes = shape[0] - 1
+        elif name == "head.cls_score.bias":
+            classes = shape[0]
+    return Description(_family(shapes), trunk, width, classes)
+
+
+def _family(names: Iterable[str]) -> str | None:
+    names = set(names)
+
+    def has(part: str) -> bool:
+        return any(name.startswith(part) for name in names)
+
+    if has("roi_heads."):
+        if any(".conv_res." in name for name in names) or has("roi_heads.semantic_head."):
+            return "Hybrid Task Cascade"
+        mask = "Mask " if has("roi_heads.mask_head.") else ""
+        if has("roi_heads.box_predictor.0."):
+            return f"Cascade {mask}R-CNN"
+        return f"{mask or 'Faster '}R-CNN"
+    if has("head.ctrness."):
+        return "FCOS"
+    if has("head.bbox_subnet."):
+        return "RetinaNet"
+    if names and all(name.startswith("backbone.bottom_up.") for name in names):
+        return "trunk"
+    return None
