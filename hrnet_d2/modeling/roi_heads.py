@@ -59,7 +59,7 @@ class MaxIoUSampling:
             if self.proposal_append_gt and num_gt:
                 boxes = torch.cat([targets_i.gt_boxes.tensor, boxes])
                 matches = torch.cat([torch.arange(num_gt, device=matches.device), matches])
-                labels = torch.cat([torch.ones_like(labels[:1]).expand(num_gt), labels])
+                labels = torch.cat([labels.new_ones(num_gt), labels])
                 is_gt = torch.cat([is_gt.new_ones(num_gt), is_gt])
             if num_gt:
                 classes = targets_i.gt_classes[matches]
