@@ -13,7 +13,7 @@ from .build import (
 )
 from .coco_check import DatasetError
 from .coco_stuff import register_coco_stuffthing
-from .mapper import HRNetDatasetMapper, InferenceInput
+from .mapper import HRNetDatasetMapper, InferenceInput, check_image
 from .own import configure_own_data, register_own_data
 from .reading import ImageReadError, SizeMismatchError, read_image
 from .shapes import register_shapes
@@ -30,6 +30,7 @@ __all__ = [
     "build_augmentation",
     "build_test_loader",
     "build_train_loader",
+    "check_image",
     "check_num_classes",
     "configure_own_data",
     "num_classes",

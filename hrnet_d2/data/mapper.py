@@ -265,7 +265,7 @@ class InferenceInput:
             TypeError: not an array, or not of uint8.
             ValueError: not of three channels, or empty.
         """
-        _check_bgr(image)
+        check_image(image)
         height, width = image.shape[:2]
         if self.image_format == "RGB":
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -284,7 +284,7 @@ class InferenceInput:
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def _check_bgr(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
     if not isinstance(image, np.ndarray):
         raise TypeError(
             f"An image must be a NumPy array (height, width, 3), got {type(image).__name__}. "

@@ -10,6 +10,7 @@ Drawing uses a generator whose numbers NumPy keeps the same in every version, an
 that the pixels are the same everywhere.
 """
 
+import colorsys
 import json
 from pathlib import Path
 
@@ -39,8 +40,8 @@ RADII = (11, 32)  # of objects, in pixels
 MAX_OBJECTS = 5
 MAX_COVERED = 0.4  # of an object by another
 EMPTY_EVERY = 40  # one image in as many has no object
-# Hues of the classes, of OpenCV's 0 to 179, and how far an object's may be off.
-HUES, HUE_JITTER = (0, 30, 65, 115), 8
+# Hues of the classes, in degrees, and how far an object's may be off.
+HUES, HUE_JITTER = (0, 60, 130, 230), 16
 
 
 def register_shapes() -> None:
@@ -199,9 +200,11 @@ def _place(rng: np.random.RandomState, kind: int, height: int, width: int) -> li
 
 
 def _colour(rng: np.random.RandomState, kind: int) -> np.ndarray:
-    hue = (HUES[kind] + rng.randint(-HUE_JITTER, HUE_JITTER + 1)) % 180
-    hsv = np.array([[[hue, rng.randint(150, 256), rng.randint(150, 256)]]], dtype=np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0]
+    """Blue, green and red of an object."""
+    hue = (HUES[kind] + rng.randint(-HUE_JITTER, HUE_JITTER + 1)) % 360
+    saturation, value = rng.randint(150, 256, size=2) / 255
+    rgb = colorsys.hsv_to_rgb(hue / 360, saturation, value)
+    return np.array([int(channel * 255 + 0.5) for channel in reversed(rgb)], dtype=np.uint8)
 
 
 def _annotation(kind: int, polygon: list[float], mask: np.ndarray) -> dict:
