@@ -9,14 +9,11 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from .errors import CheckpointError
+from .fetching import fetch
 from .fitting import Fit, fit, group_by_layer
 from .loading import Checkpoint, load_file
-from .reading import check_digest
 
 __all__ = ["Checkpointer"]
-
-# The host of MMDetection 2.0's first files, and where they are now.
-_MOVED = ("https://open-mmlab.s3.ap-northeast-2.amazonaws.com/", "https://download.openmmlab.com/")
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -76,7 +73,8 @@ class Checkpointer(DetectionCheckpointer):
                 model is as before.
         """
         if path:
-            path = self._fetch(path)
+            address, mark, query = path.partition("?")
+            path = fetch(address) + mark + query
         try:
             return super().load(path, checkpointables=checkpointables)
         finally:
@@ -91,28 +89,6 @@ class Checkpointer(DetectionCheckpointer):
         finally:
             self._resuming = False
 
-    def _fetch(self, path: str) -> str:
-        """The address to give to the parent, downloaded and checked; queries are kept."""
-        address, mark, query = path.partition("?")
-        places = [address]
-        if address.startswith(_MOVED[0]):
-            places.append(_MOVED[1] + address.removeprefix(_MOVED[0]))
-        errors = []
-        for place in places:
-            try:
-                local = self.path_manager.get_local_path(place)
-                if not self.path_manager.isfile(local):
-                    raise FileNotFoundError("there is no such file")
-            except Exception as error:  # each kind of address has errors of its own
-                errors.append(f"{place}: {error}")
-                continue
-            check_digest(local, address)
-            return place + mark + query
-        raise CheckpointError(
-            "The checkpoint cannot be had: " + "; ".join(errors) + ". Fetch it by hand where the "
-            "network does not reach it, and set MODEL.WEIGHTS to the file"
-        )
-
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = load_file(filename)
         queries = parse_qs(self._parsed_url_during_load.query)
@@ -122,6 +98,10 @@ class Checkpointer(DetectionCheckpointer):
         self._checkpoint = checkpoint
         loaded = {**checkpoint.extras, "model": checkpoint.state}
         if heuristics:
+            # Detectron2 compares the ends of names, so a trunk's must not say where it belongs.
+            names = {name: name.removeprefix("backbone.bottom_up.") for name in checkpoint.state}
+            if checkpoint.trunk_only:
+                loaded["model"] = {names[name]: value for name, value in checkpoint.state.items()}
             loaded["matching_heuristics"] = True
         if checkpoint.class_names is not None:
             loaded.setdefault("class_names", checkpoint.class_names)

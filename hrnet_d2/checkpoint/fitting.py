@@ -107,6 +107,11 @@ def _moved(
     if checkpoint.trunk_only and trunk is not None:
         return {trunk + name.removeprefix(_TRUNK): value for name, value in state.items()}, {}
     if any(name.startswith(_TRUNK) for name in state):
+        if trunk == "backbone.":  # no neck of ours around it
+            return {
+                trunk + n.removeprefix(_TRUNK) if n.startswith(_TRUNK) else n: v
+                for n, v in state.items()
+            }, {}
         lone = {"bottom_up.": "backbone.", "": _TRUNK}.get(trunk)
         if lone is not None and not any(name.startswith("backbone.") for name in target):
             inside = {n.removeprefix(lone): v for n, v in state.items() if n.startswith(lone)}
@@ -138,12 +143,10 @@ def _blocking(result: Fit, checkpoint: Checkpoint, trunk: str | None, partial: b
         return result.missing, result.unexpected, result.wrong_shape
     if trunk is None:
         return [], [], {}
-    inside = [name for name in result.missing if name.startswith(trunk)]
-    beyond = [name for name in result.unexpected if name.startswith(trunk)]
+    missing = [name for name in result.missing if name.startswith(trunk)]
+    unexpected = result.unexpected if checkpoint.trunk_only else []
     shapes = {n: s for n, s in result.wrong_shape.items() if n.startswith(trunk)}
-    if partial and trunk == "backbone." and not checkpoint.trunk_only:
-        beyond = []
-    return inside, beyond, shapes
+    return missing, unexpected, shapes
 
 
 def _leave_out_broken_layers(result: Fit, trunk: str | None) -> None:

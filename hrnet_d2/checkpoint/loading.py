@@ -72,7 +72,7 @@ def load_file(path: str) -> Checkpoint:
     )
     ours = rename(tensors, layout, recognise_trunk(tensors, "backbone."))
     for name, value in tensors.items():
-        if layout is not Layout.DETECTRON2 and ours[name] is None:
+        if ours[name] is None:
             reason = unused_reason(name)
             if reason is not None:
                 checkpoint.unused[name] = reason

@@ -134,6 +134,8 @@ def _read_zip(path: str) -> Any:
 
 def _read_pickle(path: str) -> Any:
     """PyTorch's format before 1.6, which begins with a number of its own, or a plain pickle."""
+    if tarfile.is_tarfile(path):  # which torch.load would unpack
+        raise CheckpointError(f"{path} is a tar archive, not a checkpoint")
     with open(path, "rb") as file:
         first = unpickling.load(file, encoding="latin1")
     return _torch_load(path) if first == MAGIC_NUMBER else first

@@ -115,6 +115,13 @@ UNUSED: Table = (
     ("data_preprocessor.*", "pixel mean and standard deviation: the config has them"),
 )
 
+# Where the names of a Detectron2 model begin: of a detector, or of a backbone alone.
+OURS = (
+    *("backbone.", "proposal_generator.", "roi_heads.", "sem_seg_head.", "head.", "pixel_"),
+    *("anchor_generator.", "bottom_up.", "reduction_conv.", "fpn_output", "fpn_lateral"),
+    *("stem.", "res2.", "res3.", "res4.", "res5."),
+)
+
 _TRUNKS = {Layout.HRNET: HRNET, Layout.RESNET: RESNET}
 _SLOT = re.compile(r"\{(\w)\}|(\*)$")
 _COMPUTED = re.compile(r"\{(\d*)(\w)(?:\+(\d+))?\}")
@@ -133,7 +140,7 @@ def rename(names: Iterable[str], layout: Layout, trunk: Layout | None) -> dict[s
     """
     names = list(names)
     if layout is Layout.DETECTRON2:
-        return {name: name for name in names}
+        return {name: name if name.startswith(OURS) else None for name in names}
     rows = _TRUNKS[layout] if layout in _TRUNKS else _detector(names, trunk)
     rules = [(_pattern(theirs), ours) for theirs, ours in rows]
     return {name: _apply(rules, name) for name in names}

@@ -1,0 +1,94 @@
+"""A checkpoint of any kind to a file of ours: tensors only, and an account of each."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from .errors import CheckpointError
+from .fetching import fetch
+from .fitting import fit
+from .formats import CLASS_NAMES
+from .loading import Checkpoint, load_file
+
+__all__ = ["Conversion", "convert"]
+
+
+@dataclass
+class Conversion:
+    """What became of a checkpoint.
+
+    Attributes:
+        checkpoint: as read.
+        rows: (name in the file, name in ours or "-", shape, what became of it), for every tensor.
+        problems: why it is not accounted for; empty where it is.
+    """
+
+    checkpoint: Checkpoint
+    rows: list[tuple[str, str, str, str]]
+    problems: list[str]
+
+
+def convert(source: str, target: str | None, model: nn.Module | None = None) -> Conversion:
+    """Read a checkpoint, account for every tensor and, if that succeeds, write it in our format.
+
+    Args:
+        source: a file or an address, of any supported format.
+        target: a ".pth" or ".safetensors" file to write; None to only check.
+        model: what it must fit; without one only the names are checked.
+
+    Returns:
+        The account; nothing was written where it has problems.
+
+    Raises:
+        UnsafeCheckpointError: where the source names code to run.
+        CheckpointError: where the source cannot be read, or the target is not of a known kind.
+    """
+    if target is not None and Path(target).suffix not in (".pth", ".safetensors"):
+        raise CheckpointError(f"{target} must end in .pth or .safetensors")
+    local = fetch(source)
+    if target is not None and os.path.exists(target) and os.path.samefile(local, target):
+        raise CheckpointError(f"{target} is the source itself")
+    checkpoint = load_file(local)
+    problems = []
+    if checkpoint.unknown:
+        first = ", ".join(checkpoint.unknown[:4])
+        problems.append(f"{len(checkpoint.unknown)} names are in no table: {first}, ...")
+    if model is not None:
+        try:
+            fit(checkpoint, model)
+        except CheckpointError as error:
+            problems.append(str(error))
+    if target is not None and not problems:
+        _write(checkpoint, target)
+    return Conversion(checkpoint, _rows(checkpoint), problems)
+
+
+def _rows(checkpoint: Checkpoint) -> list[tuple[str, str, str, str]]:
+    unknown = set(checkpoint.unknown)
+    rows = []
+    for theirs, ours in checkpoint.names.items():
+        shape = "x".join(map(str, checkpoint.state[ours].shape)) or "scalar"
+        if theirs in unknown:
+            rows.append((theirs, "-", shape, "UNKNOWN"))
+        else:
+            rows.append((theirs, ours, shape, "kept" if theirs == ours else "renamed"))
+    rows += [(theirs, "-", "", f"unused: {why}") for theirs, why in checkpoint.unused.items()]
+    return rows
+
+
+def _write(checkpoint: Checkpoint, target: str) -> None:
+    # Rows cut out of a tensor would take the whole of it into the file.
+    state = {name: value.contiguous().clone() for name, value in checkpoint.state.items()}
+    names = checkpoint.class_names
+    part = f"{target}.part"  # a file is there whole or not at all
+    if target.endswith(".safetensors"):
+        text = {} if names is None else {CLASS_NAMES: "\n".join(names)}
+        save_file(state, part, metadata={"format": "pt", **text})
+    else:
+        text = {} if names is None else {CLASS_NAMES: names}
+        torch.save({"model": state, "__author__": "hrnet_d2", **text}, part)
+    os.replace(part, target)
