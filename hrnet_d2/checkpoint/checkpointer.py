@@ -10,7 +10,7 @@ from torch import nn
 
 from .errors import CheckpointError
 from .fetching import fetch
-from .fitting import Fit, fit, group_by_layer
+from .fitting import Fit, fit, layers
 from .loading import Checkpoint, load_file
 
 __all__ = ["Checkpointer"]
@@ -121,15 +121,17 @@ class Checkpointer(DetectionCheckpointer):
             super()._log_incompatible_keys(incompatible)
             return
         source = self._checkpoint
-        afresh = group_by_layer((*self._fit.missing, *self._fit.wrong_shape))
-        left = group_by_layer(self._fit.unexpected)
+        afresh = layers((*self._fit.missing, *self._fit.wrong_shape))
+        left = layers(self._fit.unexpected)
         kind = "a trunk" if source.trunk_only else "a detector"
         self.logger.info(
             f"{len(self._fit.state)} tensors loaded from {kind} with the names of "
             f"{source.layout.value}"
         )
         if afresh:
-            say = self.logger.info if source.trunk_only else self.logger.warning
+            # To train from a trunk is usual; to predict with one gives nothing.
+            usual = source.trunk_only and self.model.training
+            say = self.logger.info if usual else self.logger.warning
             say(f"Not in the file, so they keep their initial values: {', '.join(afresh)}")
         if left:
             self.logger.warning(f"In the file, but not in the model: {', '.join(left)}")

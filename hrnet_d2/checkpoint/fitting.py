@@ -1,6 +1,5 @@
 """Whether a checkpoint fits a model, decided before any tensor is copied."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from .errors import CheckpointError
 from .loading import Checkpoint
 from .recognition import Description, describe
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Fit", "fit", "layers"]
 
 _TRUNK = "backbone.bottom_up."
 # A trunk's first tensor of its own: HRNet's, and a Detectron2 ResNet's.
@@ -210,7 +209,9 @@ def _reason(theirs: Description, ours: Description, partial: bool) -> str:
             f"Another number of classes: {theirs.classes} in the file, {ours.classes} in the "
             f"model. To run the file as it is set {key} {theirs.classes}."
         )
-    if whole and not partial and theirs.trunk == ours.trunk:
+    # FCOS shares nothing but the trunk with the two-stage families.
+    alike = whole and (theirs.family == ours.family or "FCOS" not in (theirs.family, ours.family))
+    if alike and not partial and theirs.trunk == ours.trunk:
         reasons.append(
             "To fine-tune from it set MODEL.PARTIAL_LOAD True: layers that differ, such as those "
             "that depend on the number of classes, then begin afresh."
@@ -218,9 +219,6 @@ def _reason(theirs: Description, ours: Description, partial: bool) -> str:
     return " ".join(reasons) or "The file is damaged or belongs to another model."
 
 
-def group_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
-    """Layer to the names of its tensors, in order."""
-    layers = defaultdict(list)
-    for name in names:
-        layers[_layer(name)].append(name.rpartition(".")[2])
-    return dict(layers)
+def layers(names: Iterable[str]) -> list[str]:
+    """The layers of tensors, each once, in order."""
+    return list(dict.fromkeys(_layer(name) for name in names))

@@ -8,12 +8,12 @@ import torch
 
 from . import legacy
 from .errors import CheckpointError
-from .formats import unwrap
+from .formats import Contents, unwrap
 from .reading import read_file
 from .recognition import Layout, recognise, recognise_trunk
 from .renaming import rename, unused_reason
 
-__all__ = ["Checkpoint", "load_file"]
+__all__ = ["Checkpoint", "account", "load_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,19 @@ def load_file(path: str) -> Checkpoint:
         UnsafeCheckpointError: where it names code to run.
         CheckpointError: where it cannot be read or holds no tensors.
     """
-    contents = unwrap(read_file(path), path)
+    return account(unwrap(read_file(path), path), path)
+
+
+def account(contents: Contents, path: str) -> Checkpoint:
+    """Give the tensors of a checkpoint our names, each of them accounted for.
+
+    Args:
+        contents: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: where two tensors get one name.
+    """
     tensors = contents.tensors
     layout = recognise(tensors, contents.version)
     if layout is Layout.MMDET_V1:

@@ -85,10 +85,11 @@ def read_file(path: str) -> RawCheckpoint:
     try:
         if head.startswith(b"PK\x03\x04"):
             return RawCheckpoint(_read_zip(path))
-        if head[:1] == b"\x80":
-            return RawCheckpoint(_read_pickle(path))
+        # After the length of its header. Not last, since a length may begin as a pickle does.
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 * 2**20:
             return _read_safetensors(path)
+        if head[:1] == b"\x80":
+            return RawCheckpoint(_read_pickle(path))
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(
             f"{path} is refused: it names {error}, which is no part of a checkpoint and could run "

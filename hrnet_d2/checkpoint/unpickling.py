@@ -11,6 +11,7 @@ The module has the face of ``pickle`` (``Unpickler``, ``load``), so that ``torch
 import math
 import pickle
 import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -156,11 +157,26 @@ def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
     return text.encode(encoding)
 
 
-def _getattr(owner: Any, name: Any) -> StandIn:
+class _Method:
+    """In the place of a method of another library's class: can be kept, but not called."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        raise UnsafeCheckpointError(self.name)
+
+    def __call__(self, *_: Any) -> Any:
+        raise UnsafeCheckpointError(self.name)
+
+
+def _getattr(owner: Any, name: Any) -> _Method:
     """A method of a stood-in class, as its objects may refer to one; of nothing else."""
-    if owner is not StandIn and not isinstance(owner, StandIn):
+    if not isinstance(owner, _Sealed):
         raise UnsafeCheckpointError("builtins.getattr")
-    return StandIn()
+    return _Method(f"{owner.__module__}.{owner.__qualname__}.{name}")
 
 
 def _sequence(kind: type) -> Callable:
@@ -174,8 +190,10 @@ def _sequence(kind: type) -> Callable:
     return build
 
 
-def _stand_ins(*names: str) -> dict[str, Any]:
-    return dict.fromkeys(names, StandIn)
+def _stand_ins(module: str, *names: str) -> dict[str, Any]:
+    return {
+        name: _Sealed(name, (StandIn,), {"__module__": module, "__slots__": ()}) for name in names
+    }
 
 
 def _functions(**functions: Callable) -> dict[str, Any]:
@@ -189,7 +207,7 @@ _NUMPY_BUFFERS = _functions(_frombuffer=_array_from_buffer)
 _ALLOWED: dict[str, dict[str, Any]] = {
     "collections": {
         "OrderedDict": OrderedDict,
-        **_stand_ins("defaultdict", "Counter", "deque"),
+        **_stand_ins("collections", "defaultdict", "Counter", "deque"),
     },
     "builtins": {
         **_functions(
@@ -197,11 +215,12 @@ _ALLOWED: dict[str, dict[str, Any]] = {
             frozenset=_sequence(frozenset),
             list=_sequence(list),
             tuple=_sequence(tuple),
+            bytes=_sequence(bytes),
             bytearray=_sequence(bytearray),
             complex=complex,
             getattr=_getattr,
         ),
-        **_stand_ins("slice", "range"),
+        **_stand_ins("builtins", "slice", "range"),
     },
     "_codecs": _functions(encode=_encode),
     "torch._utils": _functions(
@@ -212,7 +231,7 @@ _ALLOWED: dict[str, dict[str, Any]] = {
     ),
     "torch": {
         **_functions(Size=_sequence(tuple)),
-        **_stand_ins("device"),
+        **_stand_ins("torch", "device"),
         **{name: kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
     },
     "numpy": {"ndarray": _Function(_empty_array), "dtype": _Function(_Dtype)},
@@ -221,16 +240,18 @@ _ALLOWED: dict[str, dict[str, Any]] = {
     "numpy.core.numeric": _NUMPY_BUFFERS,
     "numpy._core.numeric": _NUMPY_BUFFERS,
     # What MMDetection 2.x (mmcv) and 3.x (mmengine) keep of their logs and configs.
-    "mmengine.logging.history_buffer": _stand_ins("HistoryBuffer"),
-    "mmengine.config.config": _stand_ins("Config", "ConfigDict"),
-    "mmengine.config": _stand_ins("Config", "ConfigDict"),
-    "mmcv.utils.config": _stand_ins("Config", "ConfigDict"),
-    "addict.addict": _stand_ins("Dict"),
-    "argparse": _stand_ins("Namespace"),
-    "pathlib": _stand_ins("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+    "mmengine.logging.history_buffer": _stand_ins(
+        "mmengine.logging.history_buffer", "HistoryBuffer"
+    ),
+    "mmengine.config.config": _stand_ins("mmengine.config.config", "Config", "ConfigDict"),
+    "mmengine.config": _stand_ins("mmengine.config", "Config", "ConfigDict"),
+    "mmcv.utils.config": _stand_ins("mmcv.utils.config", "Config", "ConfigDict"),
+    "addict.addict": _stand_ins("addict.addict", "Dict"),
+    "argparse": _stand_ins("argparse", "Namespace"),
+    "pathlib": _stand_ins(
+        "pathlib", "Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"
+    ),
 }
-# Python 2 names of the above.
-_RENAMED_MODULES = {"__builtin__": "builtins"}
 
 
 class Unpickler(pickle.Unpickler):
@@ -241,8 +262,12 @@ class Unpickler(pickle.Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> Any:
+        # Protocols up to 2 write the names of Python 2.
+        if (module, name) in NAME_MAPPING:
+            module, name = NAME_MAPPING[module, name]
+        module = IMPORT_MAPPING.get(module, module)
         try:
-            return _ALLOWED[_RENAMED_MODULES.get(module, module)][name]
+            return _ALLOWED[module][name]
         except KeyError:
             raise UnsafeCheckpointError(f"{module}.{name}") from None
 
