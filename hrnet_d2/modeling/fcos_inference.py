@@ -56,13 +56,13 @@ def detect(
 
     sides = torch.cat([x.flatten(2) for x in distances], dim=2)  # (N, 4, P)
     sides = sides.gather(2, location[:, None].expand(-1, 4, -1)).transpose(1, 2)  # (N, K, 4)
-    centerness = torch.cat([x.flatten(1) for x in ctrness], dim=1).gather(1, location)
-    scores = probability * centerness.float().sigmoid()
+    centerness = torch.cat([x.flatten(1) for x in ctrness], dim=1).gather(1, location).float()
+    scores = probability * centerness.sigmoid()
     xy = points[location]
     boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], dim=-1)
 
-    # Before the clip, that makes infinite boxes finite.
-    valid = (probability > score_thresh) & scores.isfinite() & boxes.isfinite().all(dim=-1)
+    # Before the clip, that makes infinite boxes finite. (Infinite logits have probability 0 here.)
+    valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=-1)
     limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
     boxes = boxes.clamp(min=0).minimum(limits)
     valid &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
