@@ -37,12 +37,12 @@ class CocoFile:
     def class_names(self) -> list[str]:
         return [name for _, name in self.categories]
 
-    def without_outline(self) -> list[dict]:
-        """Annotations of single objects (no crowds) that have no segmentation."""
+    def without_outline(self, crowds: bool) -> list[dict]:
+        """Annotations that have no segmentation; those of crowds count if ``crowds``."""
         return [
             a
             for a in self.data["annotations"]
-            if not a.get("iscrowd", 0) and not a.get("segmentation")
+            if not a.get("segmentation") and (crowds or not a.get("iscrowd", 0))
         ]
 
 
@@ -71,6 +71,7 @@ def read_coco(path: str | Path, image_root: str | Path) -> CocoFile:
     _check_tables(path, data)
 
     problems = [
+        *_id_problems(data),
         *_category_problems(data["categories"]),
         *_image_problems(data["images"]),
         *_annotation_problems(data),
@@ -124,6 +125,13 @@ def _check_tables(path: Path, data) -> None:
             f"{path} has no list of {', '.join(missing)}: a COCO annotation file has "
             '"images", "annotations" and "categories".'
         )
+
+
+def _id_problems(data: dict) -> Iterable[str]:
+    for table in ("images", "annotations", "categories"):
+        odd = [e["id"] for e in data[table] if "id" in e and type(e["id"]) is not int]
+        if odd:
+            yield f"ids of {table} that are not whole numbers: {_some([repr(i) for i in odd])}"
 
 
 def _category_problems(categories: list[dict]) -> Iterable[str]:

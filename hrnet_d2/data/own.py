@@ -45,7 +45,9 @@ def configure_own_data(
     """
     names, files = _register(train, val, train_sem_seg)
     if train is not None:
-        _check_needs(cfg, files[0], train_sem_seg)
+        _check_training_needs(cfg, files[0], train_sem_seg)
+    if val is not None and cfg.MODEL.MASK_ON:
+        _check_outlines(files[-1], crowds=True)  # the evaluation reads all of them
     frozen = cfg.is_frozen()
     cfg.defrost()
     cfg.DATASETS.TRAIN = (names[0],) if train is not None else ()
@@ -171,23 +173,27 @@ def _check_maps(file: CocoFile, sem_seg_root: Path) -> None:
         )
 
 
-def _check_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Path | None) -> None:
+def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Path | None) -> None:
     """What this model needs of training data, before anything is built."""
     if not train.data["annotations"]:
         raise DatasetError(f"{train.path} has no annotations: there is nothing to learn.")
     if cfg.MODEL.MASK_ON:
-        without = train.without_outline()
-        if without:
-            raise DatasetError(
-                f"This model learns masks (MODEL.MASK_ON), and {len(without)} of "
-                f"{len(train.data['annotations'])} annotations of {train.path} have no "
-                f"segmentation (the first has the id {without[0]['id']}). Train a model of boxes "
-                "(faster_rcnn, cascade_rcnn or fcos configs), or give every object its outline."
-            )
+        _check_outlines(train, crowds=False)
     if uses_semantic_maps(cfg) and train_sem_seg is None:
         raise DatasetError(
             "HTC's semantic branch learns from semantic maps: give them (--train-sem-seg FOLDER), "
             "or train without the branch (MODEL.HTC.SEMANTIC_ON False)."
+        )
+
+
+def _check_outlines(file: CocoFile, crowds: bool) -> None:
+    without = file.without_outline(crowds)
+    if without:
+        raise DatasetError(
+            f"This model predicts masks (MODEL.MASK_ON), and {len(without)} of "
+            f"{len(file.data['annotations'])} annotations of {file.path} have no segmentation (the "
+            f"first has the id {without[0]['id']}). Take a model of boxes (faster_rcnn, "
+            "cascade_rcnn or fcos configs), or give every object its outline."
         )
 
 

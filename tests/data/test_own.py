@@ -186,14 +186,24 @@ def test_unusable_boxes_are_counted(coco, caplog):
 
 
 def test_masks_need_outlines(cfg, coco, coco_val):
-    del coco.data["annotations"][3]["segmentation"]
     coco.data["annotations"][4].update(segmentation=[], iscrowd=1)
     coco.save()
-    configure_own_data(cfg, coco.source)
     cfg.MODEL.MASK_ON = True
+    configure_own_data(cfg, coco.source, coco_val.source)
+    with pytest.raises(DatasetError, match="1 of 6 annotations.*train.json.*id 5"):
+        configure_own_data(cfg, val=coco.source)  # COCO's evaluation reads crowds too
+    del coco.data["annotations"][3]["segmentation"]
+    coco.save()
     with pytest.raises(DatasetError, match=r"1 of 6 annotations.*train.json.*id 4.*faster_rcnn"):
         configure_own_data(cfg, coco.source)
-    configure_own_data(cfg, val=coco.source)  # evaluating needs none
+    cfg.MODEL.MASK_ON = False
+    configure_own_data(cfg, coco.source, coco.source)
+
+
+@pytest.mark.parametrize("table", ["images", "annotations", "categories"])
+def test_ids_are_whole_numbers(coco, table):
+    coco.data[table][0]["id"] = "seven"
+    fails(coco, f"ids of {table} that are not whole numbers: 'seven'")
 
 
 def test_semantic_maps(cfg, coco, tmp_path, caplog):
