@@ -10,7 +10,7 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 
 from ..checkpoint import Checkpointer
-from ..data import build_augmentation
+from ..data import InferenceInput, check_image
 from .setup import available_device
 
 __all__ = ["Predictor"]
@@ -28,6 +28,7 @@ class Predictor:
     Attributes:
         cfg: a copy of the config.
         model: the network, in eval mode.
+        prepare: from an image to the network's input.
         metadata: of the first test dataset, or with the config's class names.
     """
 
@@ -52,41 +53,33 @@ class Predictor:
         self.model.eval()
         Checkpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.metadata = _metadata(self.cfg)
-        self.aug = build_augmentation(self.cfg, is_train=False)
+        self.prepare = InferenceInput(self.cfg)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> dict | list[dict]:
         """
         Args:
-            images: one (H, W, 3) uint8 BGR image of any size, or a sequence of them.
+            images: one (H, W, 3) uint8 BGR image of any size, or a list of them.
 
         Returns:
             The model's output dict for the image ("instances", in the pixels of the image
             given), or a list of them in the order of the images.
 
         Raises:
-            TypeError, ValueError: where an image is none, with its position and what it is.
+            TypeError, ValueError: where something is no such image: its position and what it is.
         """
-        if isinstance(images, np.ndarray):
-            _check_image(images, "the image")
-            return self._predict([self._prepare(images)])[0]
-        if not isinstance(images, Sequence):
-            raise TypeError(f"expected an image or a list of images, got {type(images).__name__}")
+        if not isinstance(images, list | tuple):
+            return self._predict([self.prepare(images)])[0]
         for i, image in enumerate(images):
-            _check_image(image, f"image {i}")
+            try:
+                check_image(image)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"image {i} of {len(images)}: {error}") from None
         outputs = [None] * len(images)
         for batch in self._batches(images):
-            inputs = [self._prepare(images[i]) for i in batch]
+            inputs = [self.prepare(images[i]) for i in batch]
             for i, output in zip(batch, self._predict(inputs), strict=True):
                 outputs[i] = output
         return outputs
-
-    def _prepare(self, image: np.ndarray) -> dict:
-        height, width = image.shape[:2]
-        if self.cfg.INPUT.FORMAT == "RGB":
-            image = image[:, :, ::-1]
-        image = self.aug(image)
-        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
 
     def _batches(self, images: Sequence[np.ndarray]) -> Iterator[list[int]]:
         """Positions of images that share their padded size.
@@ -95,7 +88,7 @@ class Predictor:
         only these run together: no pixel is wasted and results do not depend on the company.
         """
         divisor = max(1, self.model.backbone.size_divisibility)
-        sizes = [self.aug.padded_size(image.shape[:2], divisor) for image in images]
+        sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
         for _, group in groupby(order, key=lambda i: sizes[i]):
             group = list(group)
@@ -105,24 +98,6 @@ class Predictor:
     def _predict(self, inputs: list[dict]) -> list[dict]:
         with torch.no_grad():
             return self.model(inputs)
-
-
-def _check_image(image, name: str) -> None:
-    wanted = "an (H, W, 3) uint8 array in BGR order, as cv2.imread gives"
-    if not isinstance(image, np.ndarray):
-        hint = " (cv2.imread gives None for a file that it cannot read)" if image is None else ""
-        raise TypeError(f"{name} is {type(image).__name__}{hint}, expected {wanted}")
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-        raise ValueError(
-            f"{name} is gray, of shape {image.shape}, expected {wanted}: convert it by "
-            f"cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
-        )
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"{name} has shape {image.shape}, expected {wanted}")
-    if image.dtype != np.uint8:
-        raise ValueError(f"{name} has dtype {image.dtype}, expected {wanted}")
-    if image.size == 0:
-        raise ValueError(f"{name} is empty, of shape {image.shape}, expected {wanted}")
 
 
 def _metadata(cfg: CfgNode) -> Metadata:
