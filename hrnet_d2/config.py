@@ -27,6 +27,7 @@ def add_hrnet_config(cfg: CN) -> None:
     _add_htc(cfg)
     _add_fcos(cfg)
     _add_solver(cfg)
+    _add_optimize(cfg)
 
 
 def _add(node: CN, **defaults) -> CN:
@@ -186,3 +187,25 @@ def _add_solver(cfg: CN) -> None:
     )
     # "float16" (with a gradient scaler) or "bfloat16" (without), for SOLVER.AMP.ENABLED.
     _add(cfg.SOLVER.AMP, DTYPE="float16")
+
+
+def _add_optimize(cfg: CN) -> None:
+    _add(
+        _child(cfg.MODEL, "OPTIMIZE"),
+        # Rewrite the network for inference (Predictor, --eval-only): same results to rounding.
+        # The keys below are the arguments of hrnet_d2.optimize.
+        ENABLED=True,
+        # "on", "off", or "auto": on the CPU, and on a GPU with a 16-bit DTYPE.
+        CHANNELS_LAST="auto",
+        # Winograd's algorithm for large 3x3 convolutions on the CPU.
+        WINOGRAD=True,
+        # "float32", or "bfloat16" or "float16": faster, results change by the type's precision.
+        DTYPE="float32",
+        # torch.compile the trunk's modules: the first images take minutes.
+        COMPILE=False,
+        # Replay the backbone as one CUDA graph for each input size.
+        CUDA_GRAPHS=False,
+        # Pad images to multiples of this, so that COMPILE and CUDA_GRAPHS meet fewer sizes; 0 is
+        # the backbone's own 32.
+        SIZE_BUCKET=0,
+    )
