@@ -278,7 +278,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
         """(R, K + 1) probabilities for each image, from every stage's predictions."""
         last = self.box_predictor[-1]
         if self.score_fusion == "logits":
-            mean = sum(logits for logits, _ in outputs) / len(outputs)
+            mean = sum(logits.float() for logits, _ in outputs) / len(outputs)
             return last.predict_probs((mean, None), proposals)
         stages = [
             predictor.predict_probs(predictions, proposals)

@@ -1,7 +1,10 @@
 """Cascade R-CNN and Cascade Mask R-CNN: each departure from Detectron2, and rare inputs."""
 
+import warnings
+
 import pytest
 import torch
+from detectron2.export import TracingAdapter
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -302,6 +305,43 @@ def test_infinite_features_give_no_detections():
     for level, value in enumerate(["nan", "inf", "nan", "inf", "nan"], start=2):
         getattr(model.backbone, f"conv{level}").bias.fill_(float(value))
     assert len(model([tiny_input()])[0]["instances"]) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16(family):
+    model = tiny_model(tiny_config(family))
+    inputs = [tiny_input(0), tiny_input(1, boxes=(), sem_seg=False)]
+    exact = training_losses(model, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = training_losses(model, inputs)
+        with torch.no_grad():
+            output = model.eval()(inputs)[0]["instances"]
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert losses["loss_cls_stage0"].item() == pytest.approx(
+        exact["loss_cls_stage0"].item(), rel=0.1
+    )
+    assert len(output) == 10 and output.scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["cascade_mask", "htc"])
+@torch.no_grad()
+def test_tracing_serves_other_sizes(family):
+    model = tiny_model(tiny_config(family))
+    first, other = tiny_input(0)["image"], tiny_input(1, size=(64, 160))["image"]
+
+    def inference(model, inputs):
+        return [{"instances": model.inference(inputs, do_postprocess=False)[0]}]
+
+    adapter = TracingAdapter(model, [{"image": first}], inference).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(adapter, (first,), check_trace=False)
+    (expected,) = model.inference([{"image": other}], do_postprocess=False)
+    made = adapter.outputs_schema(traced(other))[0]["instances"]
+    torch.testing.assert_close(made.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(made.scores, expected.scores)
+    torch.testing.assert_close(made.pred_masks, expected.pred_masks)
 
 
 def test_losses_are_logged_by_stage():
