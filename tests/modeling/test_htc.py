@@ -5,6 +5,8 @@ import torch
 from detectron2.structures import Boxes
 from torch.nn import functional as F
 
+from hrnet_d2.modeling import HTCROIHeads
+
 from .test_cascade import eval_state, spy
 from .tiny_cascade import STAGES, tiny_config, tiny_input, tiny_model, training_losses
 
@@ -207,3 +209,17 @@ def test_published_thresholds():
     heads = tiny_model(cfg).roi_heads
     assert all(m.allow_low_quality_matches for m in heads.proposal_matchers)
     assert heads.semantic_head.loss_weight == 0.2
+
+
+@torch.no_grad()
+def test_built_from_objects_as_from_yaml():
+    cfg = tiny_config("htc")
+    model = tiny_model(cfg)
+    arguments = HTCROIHeads.from_config(cfg, model.backbone.output_shape())
+    heads = HTCROIHeads(**arguments).eval()
+    heads.load_state_dict(model.roi_heads.state_dict())
+    images, features, proposals = eval_state(model, [tiny_input()])
+    (expected,), _ = model.roi_heads(images, features, proposals)
+    (made,), _ = heads(images, features, proposals)
+    assert torch.equal(made.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(made.pred_masks, expected.pred_masks)
