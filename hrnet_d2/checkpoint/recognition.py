@@ -62,7 +62,7 @@ class Description:
 
     Attributes:
         family: "Faster R-CNN", ..., or "trunk" for a trunk alone; None where unknown.
-        trunk: "HRNet-W18", "ResNet", ...; None where unknown.
+        trunk: "HRNet-W18", "ResNet-50", ...; None where unknown.
         width: HRNet's, else None.
         classes: their number, where a head tells it.
     """
@@ -84,13 +84,19 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> Description:
     for name, shape in shapes.items():
         if name.endswith(_HRNET_MARK):
             width, trunk = shape[0], f"HRNet-W{shape[0]}"
-        elif name.endswith("res5.0.conv2.weight") and trunk is None:
-            trunk = "ResNet" if shape[0] == shape[1] else f"ResNeXt with groups of {shape[1]}"
+        elif name.endswith("res2.0.conv2.weight"):
+            trunk = _resnet(shapes, groups=shape[0] // shape[1], per_group=shape[1])
         elif name.startswith("roi_heads.") and name.endswith("cls_score.bias"):
             classes = shape[0] - 1
         elif name == "head.cls_score.bias":
             classes = shape[0]
     return Description(_family(shapes), trunk, width, classes)
+
+
+def _resnet(names: Iterable[str], groups: int, per_group: int) -> str:
+    blocks = sum(name.endswith(".conv1.weight") and "res4." in name for name in names)
+    depth = {2: "-18 or -34", 6: "-50", 23: "-101", 36: "-152"}.get(blocks, "")
+    return f"ResNet{depth}" if groups == 1 else f"ResNeXt{depth}-{groups}x{per_group}d"
 
 
 def _family(names: Iterable[str]) -> str | None:

@@ -1,5 +1,7 @@
 """Small models, and their weights as other projects would save them."""
 
+import copy
+import functools
 import re
 
 import torch
@@ -51,9 +53,14 @@ def config(name: str = FASTER, classes: int = 5, width: int = 2):
     return cfg
 
 
+@functools.cache
+def _build(name: str, changes: tuple):
+    return build_model(config(name, **dict(changes)))
+
+
 def model(name: str = FASTER, seed: int = 0, **changes):
     """A tiny model whose every tensor has random values."""
-    built = build_model(config(name, **changes))
+    built = copy.deepcopy(_build(name, tuple(changes.items())))
     generator = torch.Generator().manual_seed(seed)
     for tensor in built.state_dict().values():
         if tensor.is_floating_point():
