@@ -11,6 +11,7 @@ import itertools
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
+from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from .modeling.cuda_graphs import CUDAGraphs
@@ -43,7 +44,21 @@ class _InferenceOnly:
             if self._autocast is not None:
                 device = next(self.parameters()).device.type
                 stack.enter_context(torch.autocast(device, dtype=self._autocast))
-            return super().forward(*args, **kwargs)
+            outputs = super().forward(*args, **kwargs)
+        if self._autocast is not None and isinstance(outputs, list):
+            for output in outputs:
+                _to_float32(output.get("instances"))
+        return outputs
+
+
+def _to_float32(instances: Instances | None) -> None:
+    """Scores of 16 bits to float32, in place: NumPy and the evaluators have no bfloat16."""
+    if instances is not None:
+        for name, value in instances.get_fields().items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                instances.set(name, value.float())
+            elif isinstance(value, Boxes):
+                instances.set(name, Boxes(value.tensor.float()))
 
 
 class _OptimizedBackbone(Backbone):

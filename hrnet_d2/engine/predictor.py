@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 from ..checkpoint import Checkpointer
 from ..data import InferenceInput, check_image
+from ..optimize import optimize_by_config
 from .setup import available_device
 
 __all__ = ["Predictor"]
@@ -37,7 +38,8 @@ class Predictor:
         Args:
             cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
             batch_size: the most images that run through the network at once.
-            optimize: rewrite the network for faster inference (same results to rounding).
+            optimize: rewrite the network for faster inference as ``MODEL.OPTIMIZE`` says (by
+                default the same results to rounding).
 
         Raises:
             ValueError: where the config names no weights.
@@ -52,6 +54,8 @@ class Predictor:
         self.model = build_model(self.cfg)
         self.model.eval()
         Checkpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        if optimize:
+            self.model = optimize_by_config(self.model, self.cfg)
         self.metadata = _metadata(self.cfg)
         self.prepare = InferenceInput(self.cfg)
 

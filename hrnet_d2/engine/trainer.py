@@ -17,6 +17,7 @@ from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
 from ..data import build_test_loader, build_train_loader, check_num_classes
+from ..optimize import optimize_by_config
 from .evaluation import build_evaluator
 from .optimizer import build_optimizer
 
@@ -104,7 +105,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, model)
+    return Trainer.test(cfg, optimize_by_config(model, cfg))
 
 
 def _step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:

@@ -87,13 +87,14 @@ class FastROIAlign(nn.Module):
         if self.pooler.sampling_ratio > 0:
             samples = torch.full_like(start, self.pooler.sampling_ratio)
         else:
-            samples = (extent / bins).ceil().clamp(min=0)
+            samples = (extent / bins).ceil().clamp(min=0)  # none in a box without area
+        divisor = samples.clamp(min=1)[:, None]
         step = extent / bins
-        most = int(samples.max().clamp(min=1))
+        most = max(1, int(samples.max()))
         k = torch.arange(most)
         # Each product and quotient in the order of torchvision's kernel.
         at = start[:, None] + torch.arange(bins) * step[:, None]
-        at = at[..., None] + ((k + 0.5) * step[:, None] / samples[:, None])[:, None]
+        at = at[..., None] + ((k + 0.5) * step[:, None] / divisor)[:, None]
         used = (k < samples[:, None])[:, None] & (at >= -1) & (at <= size)
         at = at.clamp(0, size - 1)
         low = at.floor().long()
@@ -104,5 +105,5 @@ class FastROIAlign(nn.Module):
         pixels = first[..., None] + torch.arange(int((last - first).max()) + 1)
         distance = (at[..., None] - pixels[:, :, None]).abs()
         tent = (1 - distance).clamp(min=0) * used[..., None]
-        weight = tent.sum(2) / samples.clamp(min=1)[:, None, None]
+        weight = tent.sum(2) / divisor[..., None]
         return first, last - first + 1, weight
