@@ -23,7 +23,15 @@ from torch import nn
 
 from .config import add_hrnet_config
 
-__all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file", "info", "list_models"]
+__all__ = [
+    "get",
+    "get_checkpoint_url",
+    "get_config",
+    "get_config_file",
+    "info",
+    "list_models",
+    "sources",
+]
 
 
 def list_models(pattern: str = "*", trained: bool = False) -> list[str]:
@@ -55,6 +63,11 @@ def info(name: str) -> Mapping[str, Any]:
         RuntimeError: where the table has no such model.
     """
     return _table()[_find(name, _table())]
+
+
+def sources() -> Mapping[str, str]:
+    """What each "source" of :func:`info` is."""
+    return _data()["sources"]
 
 
 def get_checkpoint_url(name: str) -> str:

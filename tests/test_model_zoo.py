@@ -1,0 +1,133 @@
+"""The table of models: complete, quoted rightly, found by name, and rendered as committed."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from hrnet_d2 import model_zoo
+
+ROOT = Path(__file__).parents[1]
+WIDTHS = (18, 32, 40, 48)
+CONFIGS = [
+    *(
+        f"{f}/{f}_hrnetv2p_w{w}_{s}_coco"
+        for f in ("faster_rcnn", "mask_rcnn")
+        for w in WIDTHS
+        for s in ("1x", "2x")
+    ),
+    *(
+        f"{f}/{f}_hrnetv2p_w{w}_20e_coco"
+        for f in ("cascade_rcnn", "cascade_mask_rcnn")
+        for w in WIDTHS
+    ),
+    *(f"htc/htc_hrnetv2p_w{w}_20e_coco" for w in WIDTHS),
+    *(f"htc/htc_hrnetv2p_w{w}_28e_coco" for w in (40, 48)),
+    "htc/htc_x101_64x4d_fpn_28e_coco",
+    *(f"fcos/fcos_hrnetv2p_w{w}_gn-head_4x4_{s}_coco" for w in (18, 32) for s in ("1x", "2x")),
+    *(f"fcos/fcos_hrnetv2p_w{w}_gn-head_mstrain_640-800_4x4_2x_coco" for w in WIDTHS),
+]
+
+
+def test_the_table_has_every_config():
+    assert sorted(model_zoo.list_models()) == sorted(f"{name}.yaml" for name in CONFIGS)
+    assert len(CONFIGS) == 39
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_row(name):
+    row = model_zoo.info(name)
+    stem = name.split("/")[1]
+    later = row.get("later", {"url": None, "source": None})
+    for url in filter(None, (row["url"], later["url"])):
+        # Named after its config (or, for its width, after no other) with date and digest
+        assert re.fullmatch(
+            rf"https://[^/]+/.*/{stem}/{stem}_\d{{8}}(_\d{{6}})?-[0-9a-f]{{8}}\.pth", url
+        )
+    has_masks = name.startswith(("mask", "cascade_mask", "htc"))
+    assert (row["mask_ap"] is not None) == (has_masks and row["box_ap"] is not None)
+    assert row["source"] in (*model_zoo.sources(), None)
+    assert (row["source"] == "mmdet-1.x") == (row["url"] is None and row["box_ap"] is not None)
+    if "_w48_" in name or "x101" in name:
+        assert row["url"] is None  # published by 1.x alone
+    cfg = model_zoo.get_config(name)
+    if width := re.search(r"_w(\d+)_", name):
+        assert cfg.MODEL.HRNETV2P.WIDTH == int(width[1])
+
+
+def test_published_numbers():
+    """Spot checks against MMDetection's tables."""
+    for name, box, mask in [
+        ("faster_rcnn_hrnetv2p_w40_1x_coco", 41.2, None),
+        ("faster_rcnn_hrnetv2p_w48_2x_coco", 41.5, None),
+        ("mask_rcnn_hrnetv2p_w32_2x_coco", 42.5, 37.8),
+        ("cascade_mask_rcnn_hrnetv2p_w40_20e_coco", 45.1, 39.3),
+        ("htc_hrnetv2p_w40_20e_coco", 46.4, 40.8),
+        ("htc_hrnetv2p_w40_28e_coco", None, None),
+        ("fcos_hrnetv2p_w18_gn-head_4x4_1x_coco", 35.1, None),
+    ]:
+        row = model_zoo.info(name)
+        assert (row["box_ap"], row["mask_ap"]) == (box, mask), name
+    assert model_zoo.info("fcos_hrnetv2p_w18_gn-head_4x4_1x_coco")["later"]["box_ap"] == 35.3
+    assert len(model_zoo.list_models(trained=True)) == 28
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml",
+        "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco",
+        "faster_rcnn_hrnetv2p_w18_1x_coco.yaml",
+        "faster_rcnn_hrnetv2p_w18_1x_coco",
+    ],
+)
+def test_forms_of_a_name(form):
+    assert model_zoo.get_checkpoint_url(form).endswith("coco_20200130-56651a6d.pth")
+    assert model_zoo.get_config_file(form).endswith("configs/" + CONFIGS[0] + ".yaml")
+    cfg = model_zoo.get_config(form)
+    assert "hrnetv2_w18-00eb2006.pth" in cfg.MODEL.WEIGHTS
+    assert model_zoo.get_config(form, trained=True).MODEL.WEIGHTS.endswith("56651a6d.pth")
+
+
+@pytest.mark.parametrize("ask", ["info", "get_checkpoint_url", "get_config", "get"])
+def test_an_unknown_name_suggests_the_nearest(ask):
+    with pytest.raises(RuntimeError, match="faster_rcnn_hrnetv2p_w18_1x_coco.yaml"):
+        getattr(model_zoo, ask)("faster_rcnn_hrnetv2_w18_1x_coco")
+    with pytest.raises(RuntimeError, match="list_models"):
+        getattr(model_zoo, ask)("xyz")
+
+
+def test_a_model_without_checkpoint_names_those_that_have_one():
+    with pytest.raises(RuntimeError, match="faster_rcnn_hrnetv2p_w40_2x_coco"):
+        model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w48_1x_coco")
+    with pytest.raises(RuntimeError, match="No checkpoint was published"):
+        model_zoo.get("htc_hrnetv2p_w48_20e_coco", trained=True)
+
+
+def test_patterns():
+    assert len(model_zoo.list_models("fcos*")) == len(model_zoo.list_models("fcos/*")) == 8
+    assert len(model_zoo.list_models("*w18*")) == 10
+    assert model_zoo.list_models("htc_x101*.yaml") == ["htc/htc_x101_64x4d_fpn_28e_coco.yaml"]
+    assert model_zoo.list_models("nothing*") == []
+
+
+def test_get_builds_without_a_network():
+    model = model_zoo.get("faster_rcnn_hrnetv2p_w18_1x_coco", device="cpu")
+    assert model.backbone.bottom_up.transition1[0][0].weight.shape[0] == 18
+    assert model.training and model.device.type == "cpu"
+
+
+def test_the_page_is_the_data():
+    path = ROOT / "tools" / "build_model_zoo.py"
+    spec = importlib.util.spec_from_file_location("build_model_zoo", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8") == tool.render(), (
+        "run tools/build_model_zoo.py"
+    )
+    assert tool.main(["--check"]) == 0
+    for name in model_zoo.list_models():
+        assert f"(configs/{name})" in tool.render()
+        url = model_zoo.info(name)["url"]
+        assert url is None or f"({url})" in tool.render()
