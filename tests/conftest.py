@@ -1,8 +1,5 @@
-import pytest
-import torch
+import os
+import tempfile
 
-
-@pytest.fixture(autouse=True, scope="session")
-def threads():
-    """Small tensors gain nothing from threads that compete with other tests."""
-    torch.set_num_threads(2)
+# Before the package is imported: its built-in datasets take their folder from here.
+os.environ.setdefault("HRNET_D2_CACHE", tempfile.mkdtemp(prefix="hrnet_d2_tests_"))

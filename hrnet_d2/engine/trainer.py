@@ -99,7 +99,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     Raises:
         ValueError: where there is nothing to evaluate, or the numbers of classes disagree.
     """
-    check_num_classes(cfg)
+    check_num_classes(cfg, cfg.DATASETS.TEST)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):

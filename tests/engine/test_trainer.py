@@ -1,0 +1,141 @@
+import json
+import logging
+
+import pytest
+import torch
+
+from hrnet_d2.engine import Trainer, evaluate
+
+from .tiny import tiny_config
+
+
+def train(cfg, resume=False) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An unbroken run, its config and its trainer."""
+    cfg = tiny_config(tmp_path_factory.mktemp("trained"))
+    return cfg, train(cfg)
+
+
+def test_every_parameter_moves_and_losses_are_logged(trained):
+    cfg, trainer = trained
+    fresh = Trainer.build_model(cfg).state_dict()
+    assert trainer.iter == 6
+    moved = [k for k, v in trainer.model.named_parameters() if not torch.equal(fresh[k], v)]
+    assert len(moved) > 0.9 * len(list(trainer.model.parameters()))
+    with open(f"{cfg.OUTPUT_DIR}/metrics.json") as lines:
+        metrics = json.loads(lines.readline())
+    assert {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc", "lr"} <= metrics.keys()
+
+
+def test_a_run_killed_midway_resumes_where_it_was(tmp_path):
+    """Same images in both runs: a sampler that starts anew is part of Detectron2's resuming."""
+    cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", "3")
+    first = Trainer(cfg)
+    first.resume_or_load(resume=False)
+    first.max_iter = 3
+    first.train()
+    # What a kill leaves behind: the periodic checkpoint, named as the last.
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+
+    second = Trainer(cfg)
+    second.resume_or_load(resume=True)
+    assert second.start_iter == 3
+    assert second.scheduler.last_epoch == first.scheduler.last_epoch
+    for a, b in zip(
+        first.optimizer.state_dict()["param_groups"],
+        second.optimizer.state_dict()["param_groups"],
+        strict=True,
+    ):
+        assert a["lr"] == b["lr"]
+    momentum = [s["momentum_buffer"] for s in first.optimizer.state.values()]
+    restored = [s["momentum_buffer"] for s in second.optimizer.state.values()]
+    assert len(momentum) == len(restored) > 0
+    assert all(torch.equal(a, b) for a, b in zip(momentum, restored, strict=True))
+    second.train()
+    assert second.iter == 6
+
+
+def test_evaluation_of_the_saved_checkpoint_is_that_of_the_model(trained):
+    cfg, trainer = trained
+    cfg = cfg.clone()
+    cfg.DATASETS.TEST = ("shapes_val",)
+    expected = Trainer.test(cfg, trainer.model)["bbox"]
+    cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}/model_final.pth"
+    result = evaluate(cfg)["bbox"]
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        assert result[name] == pytest.approx(value, abs=1e-3, nan_ok=True), name
+
+
+def test_nothing_to_evaluate_is_said(tmp_path):
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+        evaluate(tiny_config(tmp_path))
+
+
+def test_a_wrong_number_of_classes_is_refused_before_training(tmp_path):
+    cfg = tiny_config(tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", "80")
+    with pytest.raises(ValueError, match=r"(?s)80.*4|4.*80"):
+        Trainer(cfg)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    cfg = tiny_config(tmp_path, "MODEL.WEIGHTS", str(tmp_path / "lost.pth"))
+    with pytest.raises(Exception, match="lost.pth"):
+        Trainer(cfg).resume_or_load(resume=False)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["SOLVER.REFERENCE_BATCH_SIZE", "16", "SOLVER.REFERENCE_LR", "0.02"], "BASE_LR 0.0025"),
+        (["MODEL.HRNETV2P.NORM_EVAL", "True"], "NORM_EVAL False"),
+        ([], None),
+    ],
+)
+def test_departures_that_spoil_training_are_said(tmp_path, caplog, overrides, message):
+    with caplog.at_level(logging.WARNING):
+        Trainer(tiny_config(tmp_path, *overrides))
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("hrnet_d2.engine")]
+    assert (message in said[0]) if message else not said
+
+
+def test_batch_rate_and_schedule_follow_the_world_size(tmp_path):
+    cfg = tiny_config(tmp_path, "SOLVER.REFERENCE_WORLD_SIZE", "2", "SOLVER.IMS_PER_BATCH", "2")
+    scaled = Trainer(cfg).cfg
+    assert scaled.SOLVER.IMS_PER_BATCH == 1
+    assert pytest.approx(cfg.SOLVER.BASE_LR / 2) == scaled.SOLVER.BASE_LR
+    assert scaled.SOLVER.MAX_ITER == 12
+
+
+def test_bf16_trains_and_evaluates_in_fp32(tmp_path):
+    cfg = tiny_config(
+        tmp_path,
+        "SOLVER.AMP.ENABLED", "True",
+        "SOLVER.AMP.DTYPE", "bfloat16",
+        "SOLVER.MAX_ITER", "2",
+    )  # fmt: skip
+    trainer = Trainer(cfg)
+    seen = []
+    conv = trainer.model.backbone.reduction_conv
+    conv.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert seen == [torch.bfloat16] * 2
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    with torch.no_grad():
+        trainer.model.eval()([{"image": torch.zeros(3, 64, 64)}])
+    assert seen[-1] == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("dtype, message", [("float16", "GPU"), ("int8", "int8")])
+def test_unusable_precision_is_said(tmp_path, dtype, message):
+    cfg = tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)
+    with pytest.raises(ValueError, match=message):
+        Trainer(cfg)
