@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Write MODEL_ZOO.md from hrnet_d2/model_zoo.json.
+"""Write MODEL_ZOO.md and README.md's table of models from hrnet_d2/model_zoo.json.
 
-python tools/build_model_zoo.py           writes it
-python tools/build_model_zoo.py --check   exits with 1 where it is not up to date
+python tools/build_model_zoo.py           writes them
+python tools/build_model_zoo.py --check   exits with 1 where one is not up to date
 """
 
 import argparse
@@ -11,7 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from hrnet_d2 import model_zoo
 
-TARGET = Path(__file__).resolve().parents[1] / "MODEL_ZOO.md"
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "MODEL_ZOO.md"
+README = ROOT / "README.md"
+MARKERS = ("<!-- models:begin -->\n", "<!-- models:end -->")
+WIDTHS = ("w18", "w32", "w40", "w48")
 TITLES = {
     "faster_rcnn": "Faster R-CNN",
     "mask_rcnn": "Mask R-CNN",
@@ -58,6 +62,41 @@ def render() -> str:
     return "\n".join(parts)
 
 
+def render_readme() -> str:
+    """README.md with its table of models as the data say."""
+    text = README.read_text(encoding="utf-8")
+    head, rest = text.split(MARKERS[0])
+    _, tail = rest.split(MARKERS[1])
+    return head + MARKERS[0] + _summary() + MARKERS[1] + tail
+
+
+def _summary() -> str:
+    """A row for each family and schedule, a column for each width, box AP (and mask AP)."""
+    cells = {}
+    for name in model_zoo.list_models():
+        row = model_zoo.info(name)
+        family, _, stem = row["config"].partition("/")
+        width = next((w for w in WIDTHS if f"_{w}_" in stem), "other")
+        schedule = stem.removesuffix("_coco.yaml").rpartition("_")[2]
+        if "mstrain" in stem:
+            schedule += ", multi-scale"
+        aps = (row["box_ap"], row["mask_ap"])
+        text = " / ".join(str(ap) for ap in aps if ap is not None) or "config only"
+        if row["source"] == "mmdet-1.x":
+            text += " ¹"
+        if width == "other":
+            cells[f"{TITLES[family]}, X-101-64x4d-FPN {schedule}"] = {"w18": text}
+        else:
+            cells.setdefault(f"{TITLES[family]} {schedule}", {})[width] = text
+    lines = ["| model | W18 | W32 | W40 | W48 |", "| --- | :-: | :-: | :-: | :-: |"]
+    for title, row in cells.items():
+        if "X-101" in title:
+            lines.append(f"| {title}: {row['w18']} | | | | |")
+        else:
+            lines.append(f"| {title} | " + " | ".join(row.get(w, "") for w in WIDTHS) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _table(rows: list) -> str:
     columns = [
         ("config", "---"),
@@ -94,15 +133,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args(arguments)
-    page = render()
-    if not args.check:
-        TARGET.write_text(page, encoding="utf-8")
-        print(f"{TARGET.name}: {len(model_zoo.list_models())} models")
-        return 0
-    if TARGET.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{TARGET.name} is not up to date: run tools/build_model_zoo.py", file=sys.stderr)
-    return 1
+    pages = {TARGET: render(), README: render_readme()}
+    stale = [p for p, page in pages.items() if not p.exists() or p.read_text("utf-8") != page]
+    if args.check:
+        for path in stale:
+            print(f"{path.name} is not up to date: run tools/build_model_zoo.py", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(pages[path], encoding="utf-8")
+    print(
+        f"{len(model_zoo.list_models())} models; wrote {[p.name for p in stale] or 'nothing new'}"
+    )
+    return 0
 
 
 if __name__ == "__main__":
