@@ -76,6 +76,9 @@ class FusedSemanticHead(nn.Module):
         for module in self.modules():
             if isinstance(module, Conv2d):
                 weight_init.c2_msra_fill(module)
+        # As other classifiers begin: the features are large, and with few classes the usual scale
+        # would begin with losses of 30 and more.
+        nn.init.normal_(self.conv_logits.weight, std=0.01)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
