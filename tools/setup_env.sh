@@ -28,8 +28,8 @@ fi
 explain() {
     if grep -qiE 'no space left|disk quota' "$log"; then
         fail "the disk is full ($log)"
-    elif grep -qiE 'temporary failure in name|failed to establish a new connection|network is unreachable|connection refused|max retries exceeded|no matching distribution found|getaddrinfo' "$log"; then
-        fail "cannot reach the package index: no network, or a version is not there ($log)"
+    elif grep -qiE 'temporary failure in name|failed to establish a new connection|network is unreachable|connection refused|max retries exceeded|no matching distribution found|resolutionimpossible|getaddrinfo' "$log"; then
+        fail "no network, or the package index lacks a version that is needed ($log)"
     fi
     fail "$1 failed: $(grep -E '^ERROR' "$log" | tail -n 1) (see $log)"
 }
