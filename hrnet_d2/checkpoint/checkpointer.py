@@ -1,6 +1,5 @@
 """Detectron2's checkpointer, for files of every kind."""
 
-import logging
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -50,7 +49,6 @@ class Checkpointer(DetectionCheckpointer):
                 model.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.logger = logging.getLogger(__name__)
         self.partial = partial
         self._resuming = False
         self._checkpoint: Checkpoint | None = None
