@@ -11,26 +11,14 @@ r"""Train and evaluate the models of this package.
 Takes Detectron2's arguments; `python train_net.py --help` lists them.
 """
 
-from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from hrnet_d2.engine import (
-    Trainer,
-    argument_parser,
-    device_of,
-    evaluate,
-    launch,
-    load_config,
-    share_cpu,
-)
+from hrnet_d2.engine import Trainer, argument_parser, device_of, evaluate, launch, setup
 
 
 def main(args):
-    cfg = load_config(args)
-    default_setup(cfg, args)
-    if cfg.MODEL.DEVICE == "cpu":
-        share_cpu()
+    cfg = setup(args)
     if args.eval_only:
         results = evaluate(cfg, resume=args.resume)
         if comm.is_main_process():

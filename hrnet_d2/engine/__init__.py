@@ -1,8 +1,8 @@
 """Training, evaluation and prediction."""
 
-from .launch import launch, share_cpu
+from .launch import launch
 from .predictor import Predictor
-from .setup import argument_parser, device_of, load_config
+from .setup import argument_parser, device_of, load_config, setup
 from .trainer import Trainer, evaluate
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "evaluate",
     "launch",
     "load_config",
-    "share_cpu",
+    "setup",
 ]

@@ -1,4 +1,4 @@
-"""From command-line arguments to a frozen config."""
+"""From command-line arguments to a frozen config and a process that is ready to run it."""
 
 import argparse
 import logging
@@ -7,13 +7,16 @@ import os
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_argument_parser
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from .. import model_zoo
 from ..config import add_hrnet_config
 from ..data import configure_own_data
+from .launch import share_cpu
 
-__all__ = ["argument_parser", "available_device", "device_of", "load_config"]
+__all__ = ["argument_parser", "available_device", "device_of", "load_config", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,27 @@ def argument_parser() -> argparse.ArgumentParser:
         "--train-sem-seg", metavar="DIR", help="folder of stuff maps of the training images (HTC)"
     )
     return parser
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Make this process ready: Detectron2's set-up (folder, logs, seed), and this package's log.
+
+    Args:
+        args: of :func:`argument_parser`.
+
+    Returns:
+        The config of :func:`load_config`, which says what it raises.
+    """
+    # First, so that what the config has to say reaches the screen; again below, for the file.
+    setup_logger(distributed_rank=comm.get_rank(), name="hrnet_d2")
+    cfg = load_config(args)
+    default_setup(cfg, args)
+    setup_logger(
+        cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hrnet_d2", configure_stdout=False
+    )
+    if cfg.MODEL.DEVICE == "cpu":
+        share_cpu()
+    return cfg
 
 
 def load_config(args: argparse.Namespace) -> CfgNode:
