@@ -1,0 +1,133 @@
+"""The tools that measure: they run, their figures mean what they say, README holds them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hrnet_d2.engine import speed
+from hrnet_d2.engine.coco_synthetic import compare_evaluators
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["MODEL.RPN.POST_NMS_TOPK_TEST", "50", "TEST.DETECTIONS_PER_IMAGE", "10"]
+
+
+def _tool(name: str):
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_inference_figures(tmp_path):
+    path = tmp_path / "out.json"
+    words = f"inference --size 64 96 --repeat 2 --device cpu --json {path} --opts".split()
+    report = _tool("benchmark").main([*words, *TINY])
+    assert json.loads(path.read_text()) == json.loads(json.dumps(report))
+    (row,) = report["results"]
+    plain, fast = row["paths"]["plain"], row["paths"]["optimized"]
+    for p in (plain, fast):
+        assert 0 < p["min_ms"] <= p["median_ms"] <= p["max_ms"] and p["repeat"] == 2
+        assert {"trunk", "neck", "proposals", "heads", "other"} <= p["parts_ms"].keys()
+    assert fast["difference"]["same_classes"] and fast["difference"]["detections"] == 10
+    assert fast["difference"]["box_px"] < 0.02 and fast["difference"]["score"] < 1e-4
+    assert report["environment"]["torch"] == torch.__version__
+    assert "tools/benchmark.py inference" in report["command"]
+
+
+def test_growth_table_and_plot(tmp_path, monkeypatch):
+    tool = _tool("benchmark")
+    growth = {"megapixels": [(32, 64), (64, 96)], "proposals": [10, 20], "batch": [1, 2]}
+    monkeypatch.setattr(tool, "GROWTH", growth)
+    plot = tmp_path / "growth.png"
+    words = f"growth --size 64 64 --repeat 1 --device cpu --plot {plot} --opts".split()
+    report = tool.main([*words, *TINY])
+    assert [row["axis"] for row in report["results"]] == [a for a in growth for _ in range(2)]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_switches():
+    words = ["train", "--size", "64", "64", "--repeat", "1", "--batch", "1", "--device", "cpu"]
+    switches = ["--switches", "plain", "checkpoint", "bf16"]
+    small = [
+        "--opts",
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+        "16",
+        "MODEL.ROI_BOX_HEAD.FC_DIM",
+        "16",
+    ]
+    rows = {r["switch"]: r for r in _tool("benchmark").main([*words, *switches, *small])["results"]}
+    held = {name: row["saved_for_backward_bytes"] for name, row in rows.items()}
+    assert held["checkpoint"] < 0.8 * held["plain"]
+    assert all(row["median_ms"] > 0 for row in rows.values())
+
+
+def test_data_figures():
+    rows = _tool("benchmark").main(["data", "--repeat", "1", "--device", "cpu"])["results"]
+    assert [row["step"] for row in rows] == ["read", "resize_opencv", "resize_detectron2"]
+
+
+def test_evaluators_agree_on_synthetic_results():
+    *rows, last = compare_evaluators(30)
+    assert [row["evaluator"] for row in rows] == ["pycocotools", "faster-coco-eval"]
+    assert rows[0]["AP"].keys() == {"bbox", "segm"} and rows[0]["AP"]["segm"] > 1
+    assert last["largest_difference"] < 1e-6 and last["metrics"] > 20
+
+
+def test_analyzer_counts_by_hand(monkeypatch):
+    tool = _tool("analyze_model")
+    config = "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml"
+    row = tool.analyze(config, (64, 64), TINY)
+    assert row["parameters_M"] == pytest.approx(27.48, abs=0.02)
+    # Neck: 270 -> 256 by 1x1 at stride 4, and five levels 3x3 (16, 8, 4, 2, 1 pixels a side).
+    pixels = sum(side**2 for side in (16, 8, 4, 2, 1))
+    neck = 16**2 * 270 * 256 + pixels * 256 * 256 * 9
+    rpn = pixels * 256 * (256 * 9 + 3 * 5)
+    heads = 50 * (12544 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    parts = row["by_part"]
+    assert parts["backbone"] - parts["backbone.bottom_up"] == pytest.approx(neck / 1e9, abs=0.02)
+    assert parts["proposal_generator"] == pytest.approx(rpn / 1e9, abs=0.01)
+    assert parts["roi_heads"] == pytest.approx(heads / 1e9, rel=0.05)
+    assert row["gflops"] < row["gflops_all"] < 1.1 * row["gflops"]
+
+
+def test_saved_for_backward_counts_each_tensor_once():
+    x = torch.zeros(1000, requires_grad=True)
+    held = speed.saved_for_backward(lambda: (x.exp() * x.exp()).sum())
+    assert held == 2 * 4000  # two results of exp: each is saved by exp and by the product
+    layer = nn.Linear(10, 10)
+    assert speed.saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
+
+
+def test_alternate_takes_turns():
+    order = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = speed.alternate(calls, 3, "cpu", warmup=1)
+    assert order == ["a", "b"] * 4
+    assert {name: len(s) for name, s in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_readme_holds_the_table_of_the_figures():
+    tool = _tool("build_speed_table")
+    readme = (ROOT / "README.md").read_text()
+    assert tool.insert(readme, tool.build_table(tool.load())) == readme, (
+        "run python tools/build_speed_table.py"
+    )
+
+
+def test_table_of_a_report():
+    tool = _tool("build_speed_table")
+    difference = {"detections": 100, "same_classes": True, "box_px": 2e-4, "score": 3e-6}
+    path = {"median_ms": 4000.0, "difference": difference}
+    result = {"config": "a/b.yaml", "size": [800, 1200], "speedup": 2.5}
+    result["paths"] = {"plain": path, "optimized": {**path, "median_ms": 1600.0}}
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX2", "torch": "2.11.0+cpu"}
+    report = {"task": "inference", "results": [result], "environment": where}
+    table = tool.build_table([{"task": "analyze"}, report])
+    assert "| `b`      | 800x1200 | 4.00       | 1.60           | 2.50x" in table
+    assert "A CPU, 2 threads (AVX2), torch 2.11.0" in table
+    with pytest.raises(ValueError, match="speed-table"):
+        tool.insert("no markers", table)
