@@ -1,4 +1,7 @@
-"""The reference cases of the cascade families: what MMDetection computes, from its own files."""
+"""The reference cases of the two-stage families: what MMDetection computes, from its own files.
+
+FCOS's are in ``test_fcos.py``.
+"""
 
 import re
 
@@ -8,7 +11,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, pairwise_iou
 
-from hrnet_d2 import model_zoo
+from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.checkpoint import Checkpointer, load_file
 
 from ..parity import (
@@ -24,6 +27,8 @@ from ..parity import (
 )
 
 CASES = {
+    "faster_rcnn_hrnetv2p_w18": "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml",
+    "mask_rcnn_hrnetv2p_w32": "mask_rcnn/mask_rcnn_hrnetv2p_w32_1x_coco.yaml",
     "cascade_rcnn_hrnetv2p_w18": "cascade_rcnn/cascade_rcnn_hrnetv2p_w18_20e_coco.yaml",
     "cascade_mask_rcnn_hrnetv2p_w18": (
         "cascade_mask_rcnn/cascade_mask_rcnn_hrnetv2p_w18_20e_coco.yaml"
@@ -35,17 +40,38 @@ SLOW = ("htc_hrnetv2p_w18", "htc_x101_64x4d_fpn")
 OTHER_LOSSES = {"loss_sem_seg": "loss_semantic_seg", "loss_rpn_loc": "loss_rpn_bbox"}
 
 
-def load(name, tmp_path):
-    """The case, its config, the model with its weights, and MMDetection's names to ours."""
+def configure(name):
+    """The case and its config."""
     case = load_case(name)
     cfg = model_zoo.get_config(CASES[name])
     cfg.defrost()
     case.configure(cfg)
+    return case, cfg
+
+
+def load(name, tmp_path):
+    """The case, its config, the model with its weights, and MMDetection's names to ours."""
+    case, cfg = configure(name)
     sample_everything(cfg)
     model = build_model(cfg).eval()
     path = case.save_checkpoint(tmp_path / "case.pth")
     Checkpointer(model).load(path)
     return case, cfg, model, load_file(path).names
+
+
+def assert_detections(case, detections):
+    """The detections and, where the case has them, the masks are the case's."""
+    arrays = case.arrays
+    pairs = match_detections(case, detections)
+    assert len(detections) == len(arrays["pred_boxes"])
+    assert len(pairs) >= 0.98 * len(detections)
+    if "pred_masks_packed_first20" in arrays:
+        ious = mask_ious(case, detections, pairs)
+        assert len(ious) >= 18 and min(ious) > 0.98
+        areas = torch.from_numpy(arrays["pred_mask_areas"])
+        for expected, made in pairs:
+            area = detections.pred_masks[made].sum()
+            assert abs(area - areas[expected]) <= 0.02 * areas[expected] + 4
 
 
 def slow_where(names):
@@ -76,17 +102,15 @@ def test_inference(name, tmp_path):
             assert error < FEATURE_TOLERANCE
 
     inputs[0]["height"], inputs[0]["width"] = case.spec["original_size"]
-    detections = model(inputs)[0]["instances"]
-    pairs = match_detections(case, detections)
-    assert len(detections) == len(arrays["pred_boxes"])
-    assert len(pairs) >= 0.98 * len(detections)
-    if "pred_masks_packed_first20" in arrays:
-        ious = mask_ious(case, detections, pairs)
-        assert len(ious) >= 19 and min(ious) > 0.98
-        areas = torch.from_numpy(arrays["pred_mask_areas"])
-        for expected, made in pairs:
-            area = detections.pred_masks[made].sum()
-            assert abs(area - areas[expected]) <= 0.02 * areas[expected] + 4
+    assert_detections(case, model(inputs)[0]["instances"])
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "mask_rcnn_hrnetv2p_w32"])
+def test_photograph_to_detections(name, tmp_path):
+    """As a user does it: the file in MODEL.WEIGHTS, the original image, the optimized network."""
+    case, cfg = configure(name)
+    cfg.MODEL.WEIGHTS = case.save_checkpoint(tmp_path / "case.pth")
+    assert_detections(case, Predictor(cfg)(case.image)["instances"])
 
 
 @pytest.mark.parametrize("name", slow_where(SLOW))
