@@ -1,5 +1,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
+# A process for each core, one thread each; a file's tests share their fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help env test test-slow lint demo clean
 
@@ -15,10 +17,10 @@ env:
 	@tools/setup_env.sh $(PYTHON)
 
 test: env
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: env
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: env
 	$(RUN) -m ruff check .

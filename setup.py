@@ -40,5 +40,5 @@ setup(
         "faster-coco-eval",
         "safetensors",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "ruff", "timm"]},
+    extras_require={"test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "timm"]},
 )
