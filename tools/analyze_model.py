@@ -4,15 +4,20 @@ r"""Parameters, operations and activations of a config, beside the published fig
     python tools/analyze_model.py                            # Faster R-CNN of all widths
     python tools/analyze_model.py --config htc/htc_hrnetv2p_w18_20e_coco.yaml --json htc.json
 
-Counted by fvcore on a 1280 x 800 image, as published: one multiply-add is one operation, of
-convolutions and linear layers (and, in "all", of every other operator: normalisation, sums,
-activations, resampling, pooling, RoIAlign, at one operation for each element that they write).
-Published: https://github.com/HRNet/HRNet-Object-Detection, Faster R-CNN.
+Counted by fvcore: one multiply-add is one operation, of convolutions and linear layers (and, in
+"all", of every other operator: normalisation, sums, activations, resampling, pooling, RoIAlign, at
+one operation for each element that they write).
+
+Published: https://github.com/HRNet/HRNet-Object-Detection, Faster R-CNN, "at 1280 x 800".  The
+figures there are met to 0.25 for all four widths by an input of 1216 x 800 (an image of 1200 x 800,
+padded), 512 proposals, and units of 2^30 and 2^20: those are the defaults and units here, and
+--size 800 1280 --proposals 1000 gives what the model computes by default on the larger image.
 """
 
 import argparse
 import json
 import logging
+import sys
 from collections import Counter
 
 import torch
@@ -24,7 +29,7 @@ from torch import nn
 from hrnet_d2 import model_zoo
 from hrnet_d2.engine import speed
 
-# Millions of parameters and GFLOPs by config.
+# Parameters (units of 2^20) and operations (units of 2^30) by config.
 PUBLISHED = {
     "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml": (26.2, 159.1),
     "faster_rcnn/faster_rcnn_hrnetv2p_w32_1x_coco.yaml": (45.0, 245.3),
@@ -60,8 +65,8 @@ def _handlers() -> dict:
 
 
 def _products(operators: Counter) -> float:
-    """Giga-operations of the operators that multiply matrices."""
-    return sum(n for op, n in operators.items() if op in PRODUCTS) / 1e9
+    """Operations (2^30) of the operators that multiply matrices."""
+    return sum(n for op, n in operators.items() if op in PRODUCTS) / 2**30
 
 
 def _activations(model: nn.Module, inputs: list[dict]) -> int:
@@ -80,23 +85,28 @@ def _activations(model: nn.Module, inputs: list[dict]) -> int:
     return total
 
 
-def analyze(config: str, size: tuple[int, int] = (800, 1280), opts: list | None = None) -> dict:
+def analyze(
+    config: str, size: tuple[int, int] = (800, 1216), opts: list | None = None, proposals: int = 512
+) -> dict:
     """Figures of a config on one image.
 
     Args:
         config: as under ``configs/``.
         size: (height, width) of the image, the network's input.
         opts: KEY VALUE ... on top of the config.
+        proposals: regions that two-stage heads look at.
 
     Returns:
-        "parameters_M", "gflops" (convolutions, linear layers and matrix products), "gflops_all"
-        (every operator), "activations_M" (outputs of convolutions and linear layers), "by_part"
-        (gflops), "skipped" (operators without a count, by name), and the published figures.
+        "parameters" (2^20), "operations" (2^30; convolutions, linear layers and matrix products),
+        "operations_all" (every operator), "activations" (2^20; outputs of convolutions and linear
+        layers), "by_part" (operations), "skipped" (operators without a count, by name), and
+        the published figures.
     """
     torch.manual_seed(0)
     cfg = model_zoo.get_config(config)
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
     cfg.merge_from_list(opts or [])
     model = build_model(cfg).eval()
     inputs = [speed.synthetic_input(*size)]
@@ -118,12 +128,13 @@ def analyze(config: str, size: tuple[int, int] = (800, 1280), opts: list | None 
     return {
         "config": config,
         "size": list(size),
-        "parameters_M": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
-        "published_parameters_M": published[0],
-        "gflops": round(_products(by_module[""]), 2),
-        "published_gflops": published[1],
-        "gflops_all": round(sum(by_module[""].values()) / 1e9, 2),
-        "activations_M": round(activations / 1e6, 1),
+        "proposals": proposals,
+        "parameters": round(sum(p.numel() for p in model.parameters()) / 2**20, 2),
+        "published_parameters": published[0],
+        "operations": round(_products(by_module[""]), 3),
+        "published_operations": published[1],
+        "operations_all": round(sum(by_module[""].values()) / 2**30, 3),
+        "activations": round(activations / 2**20, 1),
         "by_part": parts,
         "skipped": skipped,
     }
@@ -134,20 +145,26 @@ def main(argv=None) -> list[dict]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", nargs="+", default=list(PUBLISHED), help="as under configs/")
-    parser.add_argument("--size", nargs=2, type=int, default=[800, 1280], help="height, width")
+    parser.add_argument("--size", nargs=2, type=int, default=[800, 1216], help="height, width")
+    parser.add_argument("--proposals", type=int, default=512, help="of two-stage models")
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    rows = [analyze(config, tuple(args.size), args.opts) for config in args.config]
-    columns = ["config", "parameters_M", "published_parameters_M", "gflops", "published_gflops"]
-    columns += ["gflops_all", "activations_M"]
+    rows = [analyze(config, tuple(args.size), args.opts, args.proposals) for config in args.config]
+    columns = ["config", "parameters", "published_parameters", "operations", "published_operations"]
+    columns += ["operations_all", "activations"]
     print(tabulate([[row[c] for c in columns] for row in rows], columns, tablefmt="pipe"))
     for row in rows:
         print(row["config"], "by part:", row["by_part"], "not counted:", row["skipped"])
     if args.json:
         with open(args.json, "w") as f:
-            json.dump({"task": "analyze", "results": rows}, f, indent=1)
+            report = {
+                "task": "analyze",
+                "command": " ".join(["python tools/analyze_model.py", *words]),
+            }
+            json.dump({**report, "results": rows}, f, indent=1)
             f.write("\n")
     return rows
 
