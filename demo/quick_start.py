@@ -43,6 +43,8 @@ def draw(output: Path, number: int = 12, threshold: float = 0.5) -> Path:
     folder = output / "pictures"
     folder.mkdir(exist_ok=True)
     for record, image, prediction in zip(records, images, predictor(images), strict=True):
+        # The data have semantic maps too, which are not what this detector learned.
+        record = {key: value for key, value in record.items() if not key.startswith("sem_seg")}
         instances = prediction["instances"].to("cpu")
         instances = instances[instances.scores >= threshold]
         sides = [
