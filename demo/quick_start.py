@@ -30,7 +30,7 @@ def train(output: Path) -> None:
     subprocess.run([*command, "OUTPUT_DIR", str(output)], check=True)
 
 
-def draw(output: Path, number: int = 12, threshold: float = 0.5) -> Path:
+def draw(output: Path, number: int = 12, threshold: float = 0.7) -> Path:
     """Draw ``number`` val images, truth on the left and detections on the right."""
     cfg = get_cfg()
     hrnet_d2.add_hrnet_config(cfg)
