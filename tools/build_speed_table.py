@@ -45,6 +45,8 @@ def build_table(reports: list[dict]) -> str:
             )
         where = report["environment"]
         place = f"{where.get('gpu', where['processor'])}, {where['threads']} threads"
+        if any(result.get("clock") == "cpu" for result in report["results"]):
+            place += ", processor time of a shared machine"
         place += f" ({where['instructions']}), torch {where['torch'].split('+')[0]}"
         if place not in places:
             places.append(place)

@@ -78,9 +78,17 @@ def _synchronize(device: str) -> None:
 
 
 def alternate(
-    calls: dict[str, Callable[[], object]], repeat: int, device: str, warmup: int = 1
+    calls: dict[str, Callable[[], object]],
+    repeat: int,
+    device: str,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other in turn, so that a busy machine slows all alike."""
+    """Seconds of each call, one after the other in turn, so that a busy machine slows all alike.
+
+    ``time.process_time`` as ``clock`` counts what the process itself computes, on all its threads:
+    for one thread on a machine that others use too.
+    """
     for _ in range(warmup):
         for call in calls.values():
             call()
@@ -88,10 +96,10 @@ def alternate(
     for _ in range(repeat):
         for name, call in calls.items():
             _synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             call()
             _synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
@@ -106,7 +114,9 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 @contextmanager
-def timed_parts(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
+def timed_parts(
+    model: nn.Module, device: str, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[dict[str, float]]:
     """Seconds that each part of a detector takes inside this context, by hooks.
 
     "trunk", "neck" (the backbone's rest), "proposals", "heads"; what is not in them is
@@ -124,14 +134,14 @@ def timed_parts(model: nn.Module, device: str) -> Iterator[dict[str, float]]:
     def start(name):
         def hook(*_):
             _synchronize(device)
-            starts[name] = time.perf_counter()
+            starts[name] = clock()
 
         return hook
 
     def stop(name):
         def hook(*_):
             _synchronize(device)
-            parts[name] = parts.get(name, 0.0) + time.perf_counter() - starts[name]
+            parts[name] = parts.get(name, 0.0) + clock() - starts[name]
 
         return hook
 

@@ -2,11 +2,17 @@
 
 import torch
 from detectron2.layers import ROIAlign
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 from .fast_hrnet import FastHRFPN, FastHRNet, can_rewrite
 from .fast_roi_align import FastROIAlign
-from .fused_conv import FusedConv2d, can_fold, can_fuse, fuse_conv
+from .fused_conv import (
+    FusedConv2d,
+    can_fold,
+    can_fuse,
+    fuse_conv,
+)
 from .hrfpn import HRFPN
 from .hrnet import HRNet
 
@@ -64,6 +70,8 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
             rewritten = _rewrite(child, replaced)
             if rewritten is not child:
                 setattr(module, name, rewritten)
+        if isinstance(module, MaskRCNNConvUpsampleHead):
+            module.deconv_relu.inplace = True  # nobody else reads what it works on
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             _fold_sequence(module)
     new.train(module.training)
