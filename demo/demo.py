@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import cv2
-from detectron2.config import get_cfg
 from detectron2.utils.visualizer import Visualizer
 
 import hrnet_d2
@@ -56,21 +55,10 @@ def find_images(inputs: list[str]) -> list[Path]:
     return found
 
 
-def load_config(name: str, opts: list[str]):
-    if not Path(name).exists():
-        cfg = hrnet_d2.model_zoo.get_config(name)
-    else:
-        cfg = get_cfg()
-        hrnet_d2.add_hrnet_config(cfg)
-        cfg.merge_from_file(name)
-    cfg.merge_from_list(opts)
-    return cfg
-
-
 def main() -> None:
     args = parse_args()
     paths = find_images(args.input)
-    predictor = hrnet_d2.Predictor(load_config(args.config_file, args.opts))
+    predictor = hrnet_d2.Predictor(hrnet_d2.model_zoo.load_config(args.config_file, args.opts))
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(paths), IMAGES_AT_ONCE):
@@ -93,5 +81,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
         sys.exit(f"demo.py: {error}")

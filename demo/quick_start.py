@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.utils.visualizer import Visualizer
 
@@ -32,10 +31,8 @@ def train(output: Path) -> None:
 
 def draw(output: Path, number: int = 12, threshold: float = 0.7) -> Path:
     """Draw ``number`` val images, truth on the left and detections on the right."""
-    cfg = get_cfg()
-    hrnet_d2.add_hrnet_config(cfg)
-    cfg.merge_from_file(str(output / "config.yaml"))
-    cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    cfg = hrnet_d2.model_zoo.load_config(str(output / "config.yaml"), weights)
     predictor = hrnet_d2.Predictor(cfg)
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     records = random.Random(0).sample(records, min(number, len(records)))

@@ -12,7 +12,8 @@ import difflib
 import fnmatch
 import functools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "get_config_file",
     "info",
     "list_models",
+    "load_config",
     "sources",
 ]
 
@@ -117,6 +119,23 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     cfg.merge_from_file(get_config_file(name))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
+    return cfg
+
+
+def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The config of a file, or of a model by its name, with overrides.
+
+    Args:
+        path: of a YAML file; where there is none, a name as in :func:`get_config`.
+        opts: keys and values in turn, which override the file's.
+
+    Raises:
+        RuntimeError: where there is neither such a file nor such a config.
+    """
+    cfg = get_cfg()
+    add_hrnet_config(cfg)
+    cfg.merge_from_file(path if os.path.exists(path) else get_config_file(path))
+    cfg.merge_from_list(list(opts))
     return cfg
 
 

@@ -10,15 +10,13 @@ conversion serves to share one, or to check it.
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
-from hrnet_d2 import add_hrnet_config, model_zoo
+from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import CheckpointError, convert
 
 
@@ -58,14 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _build(config: str, options: list[str]):
-    if os.path.isfile(config):
-        cfg = get_cfg()
-        add_hrnet_config(cfg)
-        cfg.merge_from_file(config)
-    else:
-        cfg = model_zoo.get_config(config)
-    cfg.merge_from_list([*options, "MODEL.DEVICE", "cpu"])
-    return build_model(cfg)
+    return build_model(model_zoo.load_config(config, [*options, "MODEL.DEVICE", "cpu"]))
 
 
 if __name__ == "__main__":

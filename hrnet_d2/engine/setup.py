@@ -62,7 +62,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         args: of :func:`argument_parser`. ``config_file`` may be a path or a name of the model zoo.
 
     Raises:
-        FileNotFoundError: where there is no such config file.
+        RuntimeError: where there is neither such a file nor such a model.
         ValueError: where own data do not fit (see :func:`hrnet_d2.data.configure_own_data`).
     """
     cfg = _merge(args)
