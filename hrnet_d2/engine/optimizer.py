@@ -85,8 +85,8 @@ def clip_full_model_gradient(
 ) -> torch.optim.Optimizer:
     """Make ``optimizer`` clip the norm of the gradient of all its parameters before each step.
 
-    With a ``GradScaler`` the gradients are unscaled by then, since the optimiser is not a fused
-    one, that would unscale within its step.
+    With a ``GradScaler`` the gradients are unscaled by then, unless the optimiser is a fused one,
+    that unscales within its step: an error then.
 
     Args:
         optimizer: changed in place.
@@ -97,14 +97,14 @@ def clip_full_model_gradient(
         The same optimiser.
 
     Raises:
-        ValueError: where ``max_norm`` is not positive, or the optimiser is a fused one.
+        ValueError: where ``max_norm`` is not positive.
     """
     if not max_norm > 0:
         raise ValueError(f"the norm to clip the gradient at must be positive, got {max_norm}")
-    if any(group.get("fused") for group in optimizer.param_groups):
-        raise ValueError("a fused optimiser would clip scaled gradients: build it with foreach")
 
     def clip(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError("a fused optimiser would clip scaled gradients: build it unfused")
         groups: Sequence[dict[str, Any]] = optimizer.param_groups
         parameters = itertools.chain.from_iterable(group["params"] for group in groups)
         nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
@@ -121,13 +121,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model: to optimise.
 
     Raises:
-        ValueError: where ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown.
+        ValueError: where ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or ``SOLVER.FUSED`` would
+            meet scaled gradients to clip.
     """
     solver = cfg.SOLVER
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE not in CLIP_TYPES:
         raise ValueError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be one of {CLIP_TYPES}, got {clip.CLIP_TYPE!r}"
+        )
+    scaled = solver.AMP.ENABLED and solver.AMP.DTYPE == "float16"
+    if solver.FUSED and clip.ENABLED and scaled:
+        raise ValueError(
+            "SOLVER.FUSED True would clip gradients still scaled for float16: set it False, or "
+            "SOLVER.AMP.DTYPE bfloat16"
         )
     decay = solver.CONV_BIAS_WEIGHT_DECAY
     groups = get_optimizer_params(
@@ -147,7 +154,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
         weight_decay=solver.WEIGHT_DECAY,
-        foreach=True,  # as in Detectron2: a few kernels for all parameters
+        # As in Detectron2: a few kernels for all parameters.
+        foreach=not solver.FUSED,
+        fused=solver.FUSED,
     )
     for i, group in enumerate(optimizer.param_groups):
         logging.getLogger(__name__).info(

@@ -67,6 +67,14 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            # Convolutions take the format from their weights, and other layers from their input.
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg, model):
         return build_optimizer(cfg, model)
 
@@ -108,20 +116,37 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     return Trainer.test(cfg, optimize_by_config(model, cfg))
 
 
+class _LossesReadAtOnce:
+    """Reads all losses of an iteration from the device in one copy, instead of one for each."""
+
+    def _write_metrics(self, loss_dict, data_time, prefix="", iter=None):
+        losses = torch.stack([loss.detach().float() for loss in loss_dict.values()]).cpu()
+        loss_dict = dict(zip(loss_dict, losses, strict=True))
+        super()._write_metrics(loss_dict, data_time, prefix, iter)
+
+
+class _SimpleTrainer(_LossesReadAtOnce, SimpleTrainer):
+    pass
+
+
+class _AMPTrainer(_LossesReadAtOnce, AMPTrainer):
+    pass
+
+
 def _step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
     """What runs one iteration, in the precision of ``SOLVER.AMP``."""
     if not cfg.SOLVER.AMP.ENABLED:
-        return SimpleTrainer(model, data_loader, optimizer)
+        return _SimpleTrainer(model, data_loader, optimizer)
     if cfg.SOLVER.AMP.DTYPE == "float16":
         if cfg.MODEL.DEVICE == "cpu":
             raise ValueError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
-        return AMPTrainer(model, data_loader, optimizer)
+        return _AMPTrainer(model, data_loader, optimizer)
     if cfg.SOLVER.AMP.DTYPE != "bfloat16":
         raise ValueError(
             f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {cfg.SOLVER.AMP.DTYPE!r}"
         )
     _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
-    return SimpleTrainer(model, data_loader, optimizer)
+    return _SimpleTrainer(model, data_loader, optimizer)
 
 
 def _autocast_in_training(model: torch.nn.Module, device_type: str, dtype: torch.dtype) -> None:

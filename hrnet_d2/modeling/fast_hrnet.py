@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from torch import nn
 
-from .fused_conv import FusedConv2d, can_fold, can_fuse, fuse_conv
+from .folding import can_fold
+from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 from .hrfpn import HRFPN
 from .hrnet import LEVELS, BasicBlock, Bottleneck, HRModule, HRNet
 

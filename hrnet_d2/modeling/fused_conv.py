@@ -2,20 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import winograd
+from .folding import can_fold, scale_and_offset
 
-__all__ = ["FusedConv2d", "can_fold", "can_fuse", "fuse_conv"]
-
-
-def can_fold(norm: nn.Module | None) -> bool:
-    """Whether a layer, in inference, is one factor and one offset for each channel."""
-    if isinstance(norm, _BatchNorm):
-        return norm.track_running_stats and norm.running_mean is not None
-    return norm is None or isinstance(norm, FrozenBatchNorm2d)
+__all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -23,14 +15,10 @@ def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.
     weight, bias = conv.weight.detach(), conv.bias
     if norm is None:
         return weight, None if bias is None else bias.detach()
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    offset = -mean if bias is None else bias.detach().double() - mean
-    offset = offset * scale
-    if norm.bias is not None:
-        offset = offset + norm.bias.detach().double()
+    scale, offset = scale_and_offset(norm, torch.float64)
+    scale, offset = scale.detach(), offset.detach()
+    if bias is not None:
+        offset = offset + bias.detach().double() * scale
     folded = weight.double() * scale[:, None, None, None]
     return folded.to(weight.dtype), offset.to(weight.dtype)
 

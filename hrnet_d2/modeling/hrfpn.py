@@ -45,6 +45,7 @@ class HRFPN(Backbone):
         norm: str | Callable[[int], nn.Module] = "",
         activation: str | Callable[[torch.Tensor], torch.Tensor] | None = "",
         pooling: str = "avg",
+        concat: bool = True,
     ):
         """
         Args:
@@ -56,6 +57,9 @@ class HRFPN(Backbone):
             norm: name or factory of a normalisation layer after each convolution; "" is none.
             activation: "" (none), "relu" or a callable, after each convolution.
             pooling: "avg" or "max", to the coarser levels.
+            concat: concatenate the upsampled branches before the 1x1 convolution. False mixes
+                each at its own resolution, then upsamples and sums, which commutes: the same to
+                rounding, less memory in training.
 
         Raises:
             ValueError: where an argument is not one of the above or the strides do not fit.
@@ -81,6 +85,7 @@ class HRFPN(Backbone):
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.pool = POOLING[pooling]
+        self.concat = concat
         bias = norm == ""
         self.reduction_conv = Conv2d(
             sum(shapes[name].channels for name in in_features),
@@ -122,6 +127,7 @@ class HRFPN(Backbone):
             "norm": node.NORM,
             "activation": node.ACTIVATION,
             "pooling": node.POOLING,
+            "concat": node.CONCAT,
         }
 
     @property
@@ -152,11 +158,21 @@ class HRFPN(Backbone):
 
     def _mix(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Branches, finest first, to one map (N, out_channels, H, W) at the finest resolution."""
-        upsampled = [
-            F.interpolate(m, scale_factor=2**i, mode="bilinear", align_corners=False)
-            for i, m in enumerate(maps[1:], start=1)
-        ]
-        return self.reduction_conv(torch.cat([maps[0], *upsampled], dim=1))
+        if self.concat:
+            upsampled = [_upsample(m, 2**i) for i, m in enumerate(maps[1:], start=1)]
+            return self.reduction_conv(torch.cat([maps[0], *upsampled], dim=1))
+        conv = self.reduction_conv
+        weights = conv.weight.split([m.shape[1] for m in maps], dim=1)
+        mixed = F.conv2d(maps[0], weights[0], conv.bias)
+        for i, (m, weight) in enumerate(zip(maps[1:], weights[1:], strict=True), start=1):
+            mixed += _upsample(F.conv2d(m, weight), 2**i)
+        if conv.norm is not None:
+            mixed = conv.norm(mixed)
+        return mixed if conv.activation is None else conv.activation(mixed)
+
+
+def _upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 @BACKBONE_REGISTRY.register()

@@ -23,6 +23,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .folding import conv_norm
+
 __all__ = ["HRNet", "build_hrnetv2_backbone"]
 
 STEM_CHANNELS = 64
@@ -55,13 +57,24 @@ def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
     return conv
 
 
-def _conv_norm(
-    cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
-) -> nn.Sequential:
-    layers = [_conv(cin, cout, kernel, stride), _norm(norm, cout)]
-    if relu:
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+class _ConvNorm(nn.Sequential):
+    """Convolution, normalisation and whatever follows."""
+
+    fold_norm = True
+
+    def __init__(
+        self, cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
+    ):
+        super().__init__(_conv(cin, cout, kernel, stride), _norm(norm, cout))
+        if relu:
+            self.append(nn.ReLU(inplace=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv, norm, *rest = self
+        x = conv_norm(conv, norm, x, self.fold_norm)
+        for layer in rest:
+            x = layer(x)
+        return x
 
 
 class BasicBlock(nn.Module):
@@ -72,6 +85,8 @@ class BasicBlock(nn.Module):
         norm: name or factory of the normalisation layer.
     """
 
+    fold_norm = True
+
     def __init__(self, channels: int, norm: _NormFactory):
         super().__init__()
         self.conv1 = _conv(channels, channels, 3)
@@ -81,8 +96,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
+        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.fold_norm))
+        out = conv_norm(self.conv2, self.bn2, out, self.fold_norm)
         out += x
         return self.relu(out)
 
@@ -96,6 +111,8 @@ class Bottleneck(nn.Module):
         norm: name or factory of the normalisation layer.
     """
 
+    fold_norm = True
+
     def __init__(self, cin: int, planes: int, norm: _NormFactory):
         super().__init__()
         cout = 4 * planes
@@ -106,12 +123,12 @@ class Bottleneck(nn.Module):
         self.conv3 = _conv(planes, cout, 1)
         self.bn3 = _norm(norm, cout)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _conv_norm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
+        self.downsample = _ConvNorm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
+        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.fold_norm))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.fold_norm))
+        out = conv_norm(self.conv3, self.bn3, out, self.fold_norm)
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
@@ -144,12 +161,12 @@ class HRModule(nn.Module):
         if i == j:
             return None
         if j > i:  # coarser: 1x1 at its own resolution, then repeat pixels
-            path = _conv_norm(channels[j], channels[i], 1, 1, norm, relu=False)
+            path = _ConvNorm(channels[j], channels[i], 1, 1, norm, relu=False)
             path.append(nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
             return path
         # finer: halve i - j times; only the last step changes the channels and has no ReLU
-        steps = [_conv_norm(channels[j], channels[j], 3, 2, norm) for _ in range(i - j - 1)]
-        steps.append(_conv_norm(channels[j], channels[i], 3, 2, norm, relu=False))
+        steps = [_ConvNorm(channels[j], channels[j], 3, 2, norm) for _ in range(i - j - 1)]
+        steps.append(_ConvNorm(channels[j], channels[i], 3, 2, norm, relu=False))
         return nn.Sequential(*steps)
 
     def forward(self, *xs: torch.Tensor) -> list[torch.Tensor]:
@@ -196,6 +213,7 @@ class HRNet(Backbone):
         norm: _NormFactory = "BN",
         norm_eval: bool = True,
         freeze_at: int = 0,
+        fold_norm: bool = True,
         act_checkpoint: Sequence[str] = (),
         out_features: Sequence[str] = LEVELS,
         in_channels: int = 3,
@@ -208,6 +226,8 @@ class HRNet(Backbone):
                 while their weight and bias learn, as MMDetection's detectors are trained. Turn it
                 off to train from scratch.
             freeze_at: number of stages that do not learn: 1 is the stem, 2 adds stage 1, up to 5.
+            fold_norm: in training, make normalisation on running statistics part of the
+                convolution: same results and gradients to rounding, less memory and time.
             act_checkpoint: names among "stage1" ... "stage4" whose activations are computed
                 again in the backward pass instead of kept: same results, less memory.
             out_features: names among "res2" ... "res5" (strides 4 ... 32) to return.
@@ -228,6 +248,7 @@ class HRNet(Backbone):
             raise ValueError(f"HRNet's out_features {list(out_features)} are not among {LEVELS}")
         self.norm_eval = norm_eval
         self.freeze_at = freeze_at
+        self.fold_norm = fold_norm
         self.act_checkpoint = tuple(act_checkpoint)
         channels = [width * 2**i for i in range(len(LEVELS))]
         self._out_features = [name for name in LEVELS if name in out_features]
@@ -247,20 +268,23 @@ class HRNet(Backbone):
         # The first transition also narrows stage 1's map to the finest branch.
         self.transition1 = nn.ModuleList(
             [
-                _conv_norm(STAGE1_CHANNELS, channels[0], 3, 1, norm),
-                nn.Sequential(_conv_norm(STAGE1_CHANNELS, channels[1], 3, 2, norm)),
+                _ConvNorm(STAGE1_CHANNELS, channels[0], 3, 1, norm),
+                nn.Sequential(_ConvNorm(STAGE1_CHANNELS, channels[1], 3, 2, norm)),
             ]
         )
         self.transition2 = nn.ModuleList(
-            [None, None, nn.Sequential(_conv_norm(channels[1], channels[2], 3, 2, norm))]
+            [None, None, nn.Sequential(_ConvNorm(channels[1], channels[2], 3, 2, norm))]
         )
         self.transition3 = nn.ModuleList(
-            [None, None, None, nn.Sequential(_conv_norm(channels[2], channels[3], 3, 2, norm))]
+            [None, None, None, nn.Sequential(_ConvNorm(channels[2], channels[3], 3, 2, norm))]
         )
         for stage, modules in enumerate(MODULES_PER_STAGE, start=2):
             layers = (HRModule(channels[:stage], norm) for _ in range(modules))
             setattr(self, f"stage{stage}", nn.ModuleList(layers))
 
+        for module in self.modules():
+            if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
+                module.fold_norm = fold_norm
         for module in self._frozen_modules():
             for parameter in module.parameters():
                 parameter.requires_grad = False
@@ -275,6 +299,7 @@ class HRNet(Backbone):
             "norm": node.NORM,
             "norm_eval": node.NORM_EVAL,
             "freeze_at": node.FREEZE_AT,
+            "fold_norm": node.FOLD_NORM,
             "act_checkpoint": node.ACT_CHECKPOINT,
             "out_features": node.OUT_FEATURES,
             "in_channels": 3 if input_shape is None else input_shape.channels,
@@ -328,8 +353,8 @@ class HRNet(Backbone):
                 f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
                 f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
             )
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.fold_norm))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.fold_norm))
         for block in self.layer1:
             x = self._run("stage1", block, x)
 

@@ -7,12 +7,8 @@ from torch import nn
 
 from .fast_hrnet import FastHRFPN, FastHRNet, can_rewrite
 from .fast_roi_align import FastROIAlign
-from .fused_conv import (
-    FusedConv2d,
-    can_fold,
-    can_fuse,
-    fuse_conv,
-)
+from .folding import can_fold
+from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 from .hrfpn import HRFPN
 from .hrnet import HRNet
 

@@ -115,10 +115,13 @@ def winograd_conv3x3(
             products = torch.bmm(tiled.view(WINDOW**2, tiles, cin), weight)
             if bias is not None:
                 products[_BIAS_AT] += bias
-            y = torch.mm(output, products.view(WINDOW**2, tiles * cout))
+            # A product for each row of tiles: small enough to stay in a core's own cache, and laid
+            # out as the result is.
+            by_row = products.view(WINDOW**2, count * m, cols * cout).transpose(0, 1)
+            y = torch.bmm(output.expand(count * m, -1, -1), by_row)
             if relu:
                 y.relu_()
-            y = y.view(TILE, TILE, count, m, cols, cout).permute(2, 3, 0, 4, 1, 5)
+            y = y.view(count, m, TILE, TILE, cols, cout).transpose(3, 4)
             last = min(height, (row + m) * TILE)
             target = result[image : image + count, row * TILE : last]
             if height >= (row + m) * TILE and width == cols * TILE:

@@ -250,5 +250,29 @@ def test_mistakes_are_errors():
         build_optimizer(small_cfg(**solver), model)
     with pytest.raises(ValueError, match="positive, got 0"):
         build_optimizer(small_cfg(**FULL, **{"CLIP_GRADIENTS.CLIP_VALUE": 0.0}), model)
-    with pytest.raises(ValueError, match="fused"):
-        clip_full_model_gradient(torch.optim.SGD(model.parameters(), lr=1.0, fused=True), 1.0)
+    scaled = {"FUSED": True, "AMP.ENABLED": True, "AMP.DTYPE": "float16"}
+    with pytest.raises(ValueError, match="bfloat16"):
+        build_optimizer(small_cfg(**FULL, **scaled), model)
+    fused = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    clip_full_model_gradient(fused, 1.0)
+    gradients(model, 1.0)
+    fused.step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(model(torch.randn(2, 3, 4, 4))).backward()
+    with pytest.raises(RuntimeError, match="fused"):
+        scaler.step(fused)
+
+
+def test_fused_steps_are_the_same():
+    models = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = Small()
+        optimizer = build_optimizer(small_cfg(**FULL, FUSED=fused), model)
+        assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
+        for _ in range(3):
+            gradients(model, 1.0)
+            optimizer.step()
+        models.append(model)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -134,6 +134,24 @@ def test_bf16_trains_and_evaluates_in_fp32(tmp_path):
     assert seen[-1] == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
+def test_training_in_channels_last_learns_the_same(trained, tmp_path):
+    cfg, trainer = trained
+    other = train(tiny_config(tmp_path, "MODEL.CHANNELS_LAST", "True"))
+    formats = []
+    conv = other.model.backbone.reduction_conv
+    conv.register_forward_hook(
+        lambda m, i, out: formats.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    with torch.no_grad():
+        other.model.eval()([{"image": torch.zeros(3, 64, 64)}])
+    assert formats == [True]
+    for path in (cfg.OUTPUT_DIR, tmp_path):
+        with open(f"{path}/metrics.json") as lines:
+            losses = json.loads(lines.readline())["total_loss"]
+        formats.append(losses)
+    assert formats[1] == pytest.approx(formats[2], rel=0.02)
+
+
 @pytest.mark.parametrize("dtype, message", [("float16", "GPU"), ("int8", "int8")])
 def test_unusable_precision_is_said(tmp_path, dtype, message):
     cfg = tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)

@@ -6,12 +6,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-from hrnet_d2.modeling.fused_conv import (
-    FusedConv2d,
-    can_fold,
-    can_fuse,
-    fuse_conv,
-)
+from hrnet_d2.modeling.fused_conv import FusedConv2d, can_fuse, fuse_conv
 
 
 def _norm(kind, channels: int) -> nn.Module:
@@ -66,5 +61,3 @@ def test_detectron2s_layer_with_its_norm_and_activation():
 def test_what_stays():
     assert not can_fuse(Conv2d(4, 8, 3, norm=nn.GroupNorm(2, 8)))
     assert not can_fuse(Conv2d(4, 8, 3, activation=torch.sigmoid))
-    assert not can_fold(nn.GroupNorm(2, 8))
-    assert not can_fold(nn.BatchNorm2d(8, track_running_stats=False))

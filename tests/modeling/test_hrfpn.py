@@ -54,6 +54,21 @@ def test_equals_the_definition(stride):
         torch.testing.assert_close(output, expected.detach())
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"norm": "GN", "activation": "relu"}])
+def test_mixing_before_the_upsampling_is_the_same(kwargs):
+    torch.manual_seed(0)
+    net = HRFPN(HRNet(4), out_channels=32, num_outs=3, **kwargs).double()
+    x = torch.randn(2, 3, 64, 96, dtype=torch.double)
+    found = []
+    for net.concat in (True, False):
+        net.zero_grad()
+        outputs = net(x)
+        sum((f * f.detach().cos()).mean() for f in outputs.values()).backward()
+        found.append({**outputs, **{name: p.grad for name, p in net.named_parameters()}})
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], msg=name)
+
+
 @pytest.mark.parametrize(
     "stride, levels, sizes",
     [
