@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hrnet_d2.engine import speed
-from hrnet_d2.engine.coco_synthetic import compare_evaluators
+from hrnet_d2.benchmark import inference, measuring
+from hrnet_d2.benchmark.evaluation import compare_evaluators
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["MODEL.RPN.POST_NMS_TOPK_TEST", "50", "TEST.DETECTIONS_PER_IMAGE", "10"]
@@ -41,7 +41,7 @@ def test_inference_figures(tmp_path):
 def test_growth_table_and_plot(tmp_path, monkeypatch):
     tool = _tool("benchmark")
     growth = {"megapixels": [(32, 64), (64, 96)], "proposals": [10, 20], "batch": [1, 2]}
-    monkeypatch.setattr(tool, "GROWTH", growth)
+    monkeypatch.setattr(inference, "GROWTH", growth)
     plot = tmp_path / "growth.png"
     words = f"growth --size 64 64 --repeat 1 --device cpu --plot {plot} --opts".split()
     report = tool.main([*words, *TINY])
@@ -96,16 +96,16 @@ def test_analyzer_counts_by_hand(monkeypatch):
 
 def test_saved_for_backward_counts_each_tensor_once():
     x = torch.zeros(1000, requires_grad=True)
-    held = speed.saved_for_backward(lambda: (x.exp() * x.exp()).sum())
+    held = measuring.saved_for_backward(lambda: (x.exp() * x.exp()).sum())
     assert held == 2 * 4000  # two results of exp: each is saved by exp and by the product
     layer = nn.Linear(10, 10)
-    assert speed.saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
+    assert measuring.saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
 
 
 def test_alternate_takes_turns():
     order = []
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    seconds = speed.alternate(calls, 3, "cpu", warmup=1)
+    seconds = measuring.alternate(calls, 3, "cpu", warmup=1)
     assert order == ["a", "b"] * 4
     assert {name: len(s) for name, s in seconds.items()} == {"a": 3, "b": 3}
 

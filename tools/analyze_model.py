@@ -27,7 +27,7 @@ from tabulate import tabulate
 from torch import nn
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.engine import speed
+from hrnet_d2.benchmark import synthetic
 
 # Parameters (units of 2^20) and operations (units of 2^30) by config.
 PUBLISHED = {
@@ -109,8 +109,8 @@ def analyze(
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
     cfg.merge_from_list(opts or [])
     model = build_model(cfg).eval()
-    inputs = [speed.synthetic_input(*size)]
-    speed.spread_outputs(model, inputs)
+    inputs = [synthetic.synthetic_input(*size)]
+    synthetic.spread_outputs(model, inputs)
     with torch.no_grad():
         activations = _activations(model, inputs)
         counted = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False)

@@ -21,7 +21,7 @@ from ..optimize import optimize_by_config
 from .evaluation import build_evaluator
 from .optimizer import build_optimizer
 
-__all__ = ["Trainer", "evaluate"]
+__all__ = ["Trainer", "evaluate", "step_trainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Trainer(DefaultTrainer):
             broadcast_buffers=False,
             device_ids=None if on_cpu else [comm.get_local_rank()],
         )
-        self._trainer = _step_trainer(cfg, model, data_loader, optimizer)
+        self._trainer = step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
             model,
@@ -133,7 +133,7 @@ class _AMPTrainer(_LossesReadAtOnce, AMPTrainer):
     pass
 
 
-def _step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
+def step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
     """What runs one iteration, in the precision of ``SOLVER.AMP``."""
     if not cfg.SOLVER.AMP.ENABLED:
         return _SimpleTrainer(model, data_loader, optimizer)

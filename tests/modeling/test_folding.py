@@ -7,7 +7,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from hrnet_d2.engine import speed
+from hrnet_d2.benchmark.measuring import saved_for_backward
 from hrnet_d2.modeling import HRNet
 from hrnet_d2.modeling.folding import can_fold, conv_norm, scale_and_offset
 
@@ -62,7 +62,7 @@ def test_map_before_the_norm_is_not_kept():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 128, 128)
     plain, folded = (HRNet(4, fold_norm=fold).train() for fold in (False, True))
-    held = [speed.saved_for_backward(lambda net=net: sum(f.sum() for f in net(x).values()))
+    held = [saved_for_backward(lambda net=net: sum(f.sum() for f in net(x).values()))
             for net in (plain, folded)]  # fmt: skip
     assert held[1] < 0.7 * held[0]
 
