@@ -9,6 +9,7 @@ import tempfile
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from .. import model_zoo
@@ -158,7 +159,7 @@ def run_curves(args: argparse.Namespace) -> list[dict]:
             cfg.SEED, cfg.OUTPUT_DIR = seed, folder
             cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST = args.iterations, ()
             cfg.SOLVER.STEPS = tuple(s for s in cfg.SOLVER.STEPS if s < args.iterations)
-            torch.manual_seed(seed)
+            seed_all_rng(seed)
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=False)
             trainer.train()

@@ -7,10 +7,12 @@ from torch import nn
 
 from .folding import can_fold
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
-from .hrfpn import HRFPN
+from .hrfpn import HRFPN, upsample
 from .hrnet import LEVELS, BasicBlock, Bottleneck, HRModule, HRNet
 
 __all__ = ["FastHRFPN", "FastHRNet", "can_rewrite"]
+
+PIECE_BYTES = 30 * 2**20
 
 
 def can_rewrite(module: HRNet | HRFPN) -> bool:
@@ -173,8 +175,8 @@ class FastHRFPN(Backbone):
     """An ``HRFPN`` for inference: same levels, equal to float rounding.
 
     The 1x1 convolution of the concatenated maps is the sum of one for each branch, and it commutes
-    with bilinear upsampling.  So no map is concatenated, and a branch of many channels is mixed
-    at its own resolution.  A pooled level comes from the one before: means of means of equal
+    with bilinear upsampling.  So no map is concatenated, and every branch is mixed at its own
+    resolution.  A pooled level comes from the one before: means of means of equal
     windows.
     """
 
@@ -194,12 +196,8 @@ class FastHRFPN(Backbone):
         mixed = fuse_conv(neck.reduction_conv)
         shapes = neck.bottom_up.output_shape()
         channels = [shapes[name].channels for name in self.in_features]
-        # Fewer channels go through the upsampling, and its memory traffic is what costs.
-        self.mix_first = sum(channels[1:]) > 1.5 * mixed.out_channels
         self.mix_relu = mixed.relu
         self.mix = nn.ModuleList(_split(mixed, channels))
-        if not self.mix_first:
-            self.mix[-1].relu = self.mix_relu
         self.outputs = nn.ModuleList(
             fuse_conv(getattr(neck, f"fpn_output{name[1:]}")) for name in self._out_features
         )
@@ -225,15 +223,22 @@ class FastHRFPN(Backbone):
         """Branches, finest first, to one map (N, out_channels, H, W) at the finest resolution."""
         total = self.mix[0](maps[0])
         for i in range(1, len(maps)):
-            if self.mix_first:
-                total += _upsample(self.mix[i](maps[i]), 2**i)
-            else:
-                total = self.mix[i](_upsample(maps[i], 2**i), total)
-        return total.relu_() if self.mix_first and self.mix_relu else total
+            _add_resized(total, self.mix[i](maps[i]), 2**i)
+        return total.relu_() if self.mix_relu else total
 
 
-def _upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+def _add_resized(total: torch.Tensor, coarse: torch.Tensor, factor: int) -> None:
+    """Add ``coarse``, upsampled, to ``total`` in place; on the CPU some channels at a time.
+
+    The allocator gives blocks above 32 MiB back to the system, and getting their pages anew costs
+    several times what the upsampling does.
+    """
+    channels = total.shape[1]
+    if total.device.type == "cpu":
+        channels = max(16, PIECE_BYTES * channels // (total.numel() * total.element_size()))
+    for start in range(0, total.shape[1], channels):
+        piece = slice(start, start + channels)
+        total[:, piece] += upsample(coarse[:, piece], factor)
 
 
 def _split(conv: FusedConv2d, channels: list[int]) -> list[FusedConv2d]:

@@ -159,19 +159,20 @@ class HRFPN(Backbone):
     def _mix(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Branches, finest first, to one map (N, out_channels, H, W) at the finest resolution."""
         if self.concat:
-            upsampled = [_upsample(m, 2**i) for i, m in enumerate(maps[1:], start=1)]
+            upsampled = [upsample(m, 2**i) for i, m in enumerate(maps[1:], start=1)]
             return self.reduction_conv(torch.cat([maps[0], *upsampled], dim=1))
         conv = self.reduction_conv
         weights = conv.weight.split([m.shape[1] for m in maps], dim=1)
         mixed = F.conv2d(maps[0], weights[0], conv.bias)
         for i, (m, weight) in enumerate(zip(maps[1:], weights[1:], strict=True), start=1):
-            mixed += _upsample(F.conv2d(m, weight), 2**i)
+            mixed += upsample(F.conv2d(m, weight), 2**i)
         if conv.norm is not None:
             mixed = conv.norm(mixed)
         return mixed if conv.activation is None else conv.activation(mixed)
 
 
-def _upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
+def upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Bilinear, without aligned corners: (N, C, H, W) to (N, C, factor * H, factor * W)."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
