@@ -215,7 +215,7 @@ def _add_optimize(cfg: CN) -> None:
         WINOGRAD=True,
         # "float32", or "bfloat16" or "float16": faster, results change by the type's precision.
         DTYPE="float32",
-        # torch.compile the trunk's modules: the first images take minutes.
+        # torch.compile the trunk's modules: the first image takes a minute.
         COMPILE=False,
         # Replay the backbone as one CUDA graph for each input size.
         CUDA_GRAPHS=False,

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import nn
+from torch._dynamo.utils import counters
 
 import hrnet_d2
 from hrnet_d2 import model_zoo
@@ -214,6 +215,15 @@ def test_a_size_that_cannot_be_captured_runs_eagerly(caplog):
     graphs = CUDAGraphs(module)
     assert graphs._capture(torch.zeros(2).as_subclass(Cuda)) is None
     assert "running eagerly" in caplog.text
+
+
+@pytest.mark.slow
+def test_compiled_trunk_serves_all_sizes(faster):
+    fast, plain = optimize(faster, compile=True), optimize(faster)
+    counters["stats"].clear()
+    for size in ((96, 128), (160, 96), (128, 192)):
+        _assert_same(_detect(plain, [_image(*size)])[0], _detect(fast, [_image(*size)])[0])
+    assert counters["stats"]["unique_graphs"] == 3  # a graph for each stage, none for a size
 
 
 def test_arguments_are_checked(faster):

@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .folding import conv_norm
+from .folding import NormFolding, conv_norm
 
 __all__ = ["HRNet", "build_hrnetv2_backbone"]
 
@@ -60,7 +60,7 @@ def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
 class _ConvNorm(nn.Sequential):
     """Convolution, normalisation and whatever follows."""
 
-    fold_norm = True
+    folding: NormFolding | None = None
 
     def __init__(
         self, cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
@@ -71,7 +71,7 @@ class _ConvNorm(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm, *rest = self
-        x = conv_norm(conv, norm, x, self.fold_norm)
+        x = conv_norm(conv, norm, x, self.folding)
         for layer in rest:
             x = layer(x)
         return x
@@ -85,7 +85,7 @@ class BasicBlock(nn.Module):
         norm: name or factory of the normalisation layer.
     """
 
-    fold_norm = True
+    folding: NormFolding | None = None
 
     def __init__(self, channels: int, norm: _NormFactory):
         super().__init__()
@@ -96,8 +96,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.fold_norm))
-        out = conv_norm(self.conv2, self.bn2, out, self.fold_norm)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
+        out = conv_norm(self.conv2, self.bn2, out, self.folding)
         out += x
         return self.relu(out)
 
@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
         norm: name or factory of the normalisation layer.
     """
 
-    fold_norm = True
+    folding: NormFolding | None = None
 
     def __init__(self, cin: int, planes: int, norm: _NormFactory):
         super().__init__()
@@ -126,9 +126,9 @@ class Bottleneck(nn.Module):
         self.downsample = _ConvNorm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.fold_norm))
-        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.fold_norm))
-        out = conv_norm(self.conv3, self.bn3, out, self.fold_norm)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.folding))
+        out = conv_norm(self.conv3, self.bn3, out, self.folding)
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
@@ -205,6 +205,8 @@ class HRNet(Backbone):
     LazyConfig.  Follows MMDetection's ``HRNet`` (and the official ``cls_hrnet``) exactly.
     """
 
+    folding: NormFolding | None = None
+
     @configurable
     def __init__(
         self,
@@ -248,7 +250,6 @@ class HRNet(Backbone):
             raise ValueError(f"HRNet's out_features {list(out_features)} are not among {LEVELS}")
         self.norm_eval = norm_eval
         self.freeze_at = freeze_at
-        self.fold_norm = fold_norm
         self.act_checkpoint = tuple(act_checkpoint)
         channels = [width * 2**i for i in range(len(LEVELS))]
         self._out_features = [name for name in LEVELS if name in out_features]
@@ -282,9 +283,12 @@ class HRNet(Backbone):
             layers = (HRModule(channels[:stage], norm) for _ in range(modules))
             setattr(self, f"stage{stage}", nn.ModuleList(layers))
 
-        for module in self.modules():
-            if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
-                module.fold_norm = fold_norm
+        if fold_norm:
+            norms = (m for m in self.modules() if isinstance(m, _BatchNorm | FrozenBatchNorm2d))
+            self.folding = NormFolding(norms)
+            for module in self.modules():
+                if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
+                    module.folding = self.folding
         for module in self._frozen_modules():
             for parameter in module.parameters():
                 parameter.requires_grad = False
@@ -353,8 +357,10 @@ class HRNet(Backbone):
                 f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
                 f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
             )
-        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.fold_norm))
-        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.fold_norm))
+        if self.folding is not None:
+            self.folding.prepare()
+        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.folding))
         for block in self.layer1:
             x = self._run("stage1", block, x)
 

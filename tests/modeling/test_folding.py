@@ -1,6 +1,7 @@
 """Normalisation on running statistics inside the convolution, in training and inference."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from hrnet_d2.benchmark.measuring import saved_for_backward
 from hrnet_d2.modeling import HRNet
-from hrnet_d2.modeling.folding import can_fold, conv_norm, scale_and_offset
+from hrnet_d2.modeling.folding import NormFolding, can_fold, conv_norm, scale_and_offset
 
 
 def measured(norm):
@@ -72,19 +73,41 @@ def test_layers_that_measure_the_batch_run_as_they_are(batch_statistics):
     conv, x = nn.Conv2d(3, 4, 3, bias=False), torch.randn(2, 3, 8, 8)
     norm = batch_statistics.train()
     expected = copy.deepcopy(norm)(conv(x))
-    torch.testing.assert_close(conv_norm(conv, norm, x), expected, rtol=0, atol=0)
+    folding = NormFolding([norm])
+    folding.prepare()
+    torch.testing.assert_close(conv_norm(conv, norm, x, folding), expected, rtol=0, atol=0)
 
 
 def test_inference_and_the_key_leave_the_layers_apart():
     conv, norm, calls = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval(), []
     norm.register_forward_hook(lambda *_: calls.append(1))
-    x = torch.randn(2, 3, 8, 8)
-    conv_norm(conv, norm, x, fold=False)
+    x, folding = torch.randn(2, 3, 8, 8), NormFolding([norm])
+    folding.prepare()
+    conv_norm(conv, norm, x, None)
     with torch.no_grad():
-        conv_norm(conv, norm, x)
+        conv_norm(conv, norm, x, folding)
     assert len(calls) == 2
-    conv_norm(conv, norm, x)
+    conv_norm(conv, norm, x, folding)
     assert len(calls) == 2
+    assert HRNet(4, fold_norm=False).folding is None
+
+
+def test_a_layer_that_learns_its_statistics_again_is_left_alone():
+    net = HRNet(4).train()
+    net(torch.randn(1, 3, 64, 64))
+    net.bn1.train()
+    before = net.bn1.running_mean.clone()
+    net(torch.randn(1, 3, 64, 64))
+    assert not torch.equal(before, net.bn1.running_mean)
+
+
+def test_a_network_is_copied_after_a_training_pass():
+    net = HRNet(4).train()
+    x = torch.randn(1, 3, 64, 64)
+    expected = net(x)["res5"]
+    other = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    assert not other.folding._vectors and set(other.folding.norms) <= set(other.modules())
+    torch.testing.assert_close(other(x)["res5"], expected)
 
 
 def test_what_folds():
