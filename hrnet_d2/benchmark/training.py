@@ -87,8 +87,7 @@ def _memory_of_step(
     # The statistics of the first pass need little room on a small image.
     step = _Step(_config(config, switch, device, opts), (128, 128), 1)
     step()
-    step.trainer.data_loader = itertools.repeat(_batch(size, batch, 2))
-    step.trainer._data_loader_iter_obj = None
+    step.trainer.reset_data_loader(lambda: itertools.repeat(_batch(size, batch, 1)))
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -69,12 +69,19 @@ class NormFolding:
         if not norms or not torch.is_grad_enabled():
             return
         norms = [norm for norm in norms if norm.eps == norms[0].eps]  # in practice all
+        # Frozen layers apart: gradients through a common vector would reach down to them.
+        for learns in (True, False):
+            self._prepare([norm for norm in norms if norm.weight.requires_grad == learns])
+
+    def _prepare(self, norms: list[nn.Module]) -> None:
+        if not norms:
+            return
         names = ("running_mean", "running_var", "weight", "bias")
         joined = {name: torch.cat([getattr(norm, name) for norm in norms]) for name in names}
         scale, offset = scale_and_offset(SimpleNamespace(eps=norms[0].eps, **joined))
         sizes = [len(norm.running_mean) for norm in norms]
         vectors = zip(scale.split(sizes), offset.split(sizes), strict=True)
-        self._vectors = dict(zip(norms, vectors, strict=True))
+        self._vectors.update(zip(norms, vectors, strict=True))
 
     def vectors(self, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Scale and offset of a layer in this pass; None where it does not fold."""

@@ -109,8 +109,8 @@ class FusedConv2d(nn.Conv2d):
             return self._onednn(x, other)
         y = self._conv_forward(x, self.weight, self.bias)
         if other is not None:
-            y = y + other
-        return F.relu(y) if self.relu else y
+            y += other
+        return y.relu_() if self.relu else y
 
     def _output_shape(self, x: torch.Tensor) -> tuple[int, int, int, int]:
         sides = (

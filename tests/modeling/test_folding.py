@@ -92,6 +92,15 @@ def test_inference_and_the_key_leave_the_layers_apart():
     assert HRNet(4, fold_norm=False).folding is None
 
 
+def test_frozen_stages_stay_out_of_the_gradient():
+    net, seen = HRNet(4, freeze_at=2).train(), []
+    for module in (net.layer1[-1], net.transition1[0]):
+        module.register_forward_hook(lambda m, i, out: seen.append(out.requires_grad))
+    net(torch.randn(1, 3, 64, 64))["res2"].sum().backward()
+    assert seen == [False, True]
+    assert net.stage2[0].branches[0][0].bn1.weight.grad is not None
+
+
 def test_a_layer_that_learns_its_statistics_again_is_left_alone():
     net = HRNet(4).train()
     net(torch.randn(1, 3, 64, 64))
