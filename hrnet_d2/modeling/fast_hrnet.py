@@ -9,11 +9,10 @@ from .folding import can_fold
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 from .hrfpn import HRFPN, upsample
 from .hrnet import LEVELS, BasicBlock, Bottleneck, HRModule, HRNet
-from .large_maps import LARGE_BYTES
 
 __all__ = ["FastHRFPN", "FastHRNet", "can_rewrite"]
 
-PIECE_BYTES = LARGE_BYTES - 2**20
+PIECE_BYTES = 30 * 2**20
 
 
 def can_rewrite(module: HRNet | HRFPN) -> bool:

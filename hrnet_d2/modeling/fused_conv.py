@@ -6,7 +6,6 @@ from torch import nn
 
 from . import winograd
 from .folding import can_fold, scale_and_offset
-from .large_maps import is_large, zero_map
 
 __all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
 
@@ -112,20 +111,6 @@ class FusedConv2d(nn.Conv2d):
             y += other
         return y.relu_() if self.relu else y
 
-    def _output_shape(self, x: torch.Tensor) -> tuple[int, int, int, int]:
-        sides = (
-            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-            for size, pad, dilation, kernel, stride in zip(
-                x.shape[2:],
-                self.padding,
-                self.dilation,
-                self.kernel_size,
-                self.stride,
-                strict=True,
-            )
-        )
-        return (x.shape[0], self.out_channels, *sides)
-
     def _winograd(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         if self._packed is None:
             self._packed = winograd.transform_weight(self.weight)
@@ -144,12 +129,9 @@ class FusedConv2d(nn.Conv2d):
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         activation = "relu" if self.relu else "none"
         if other is None:
-            shape = self._output_shape(x)
-            if not is_large(shape):
-                return torch.ops.mkldnn._convolution_pointwise(
-                    x, self._packed, self.bias, *geometry, activation, [], ""
-                )
-            other = zero_map(shape)
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self._packed, self.bias, *geometry, activation, [], ""
+            )
         # The sum is the convolution's own accumulator: no copy, no second pass.
         return torch.ops.mkldnn._convolution_pointwise_.binary(
             other.contiguous(memory_format=torch.channels_last),

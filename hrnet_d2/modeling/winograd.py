@@ -13,8 +13,6 @@ direct sum of 2304 float32 products being itself off by 2e-6.
 import torch
 from torch import nn
 
-from .large_maps import empty_map
-
 __all__ = ["transform_weight", "winograd_conv3x3", "worthwhile"]
 
 TILE = 4  # outputs a side
@@ -88,7 +86,7 @@ def winograd_conv3x3(
     cout = weight.shape[2]
     rows, cols = -(-height // TILE), -(-width // TILE)
     source = x.permute(0, 2, 3, 1)
-    result = empty_map((n, cout, height, width), x.dtype).permute(0, 2, 3, 1)
+    result = x.new_empty(n, height, width, cout)
     output = torch.tensor(_AT, dtype=x.dtype)
     output = torch.kron(output, output)  # (16, 36)
 
@@ -101,15 +99,11 @@ def winograd_conv3x3(
             m = min(step, rows - row)
             tiles = count * m * cols
             top, bottom = row * TILE - 1, min(height, (row + m) * TILE + 1)
-            window = x.new_empty(count, m * TILE + 2, cols * TILE + 2, cin)
+            window = x.new_zeros(count, m * TILE + 2, cols * TILE + 2, cin)
             clipped = max(0, top)
             window[:, clipped - top : bottom - top, 1 : width + 1] = source[
                 image : image + count, clipped:bottom
             ]
-            window[:, : clipped - top].zero_()
-            window[:, bottom - top :].zero_()
-            window[:, :, 0].zero_()
-            window[:, :, width + 1 :].zero_()
             across = x.new_empty(WINDOW, count, m * TILE + 2, cols, cin)
             _input_transform(
                 [window[:, :, j : j + TILE * (cols - 1) + 1 : TILE] for j in range(WINDOW)], across

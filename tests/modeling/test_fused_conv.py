@@ -7,7 +7,6 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from hrnet_d2.modeling.fused_conv import FusedConv2d, can_fuse, fuse_conv
-from hrnet_d2.modeling.large_maps import empty_map, is_large, zero_map
 
 
 def _norm(kind, channels: int) -> nn.Module:
@@ -62,26 +61,3 @@ def test_detectron2s_layer_with_its_norm_and_activation():
 def test_what_stays():
     assert not can_fuse(Conv2d(4, 8, 3, norm=nn.GroupNorm(2, 8)))
     assert not can_fuse(Conv2d(4, 8, 3, activation=torch.sigmoid))
-
-
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (1, 1, 1), (3, 1, 2)])
-@pytest.mark.parametrize("relu", [True, False])
-def test_large_results_are_the_same(kernel, stride, dilation, relu):
-    conv = nn.Conv2d(3, 64, kernel, stride=stride, padding=dilation, dilation=dilation)
-    fused = FusedConv2d(conv, relu=relu)
-    side = 380 * stride
-    x = torch.randn(1, 3, side, side + 6)
-    with torch.no_grad():
-        expected = conv(x)
-        made = fused(x)
-    assert is_large(made.shape) and made.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(made, expected.relu() if relu else expected, rtol=0, atol=1e-5)
-
-
-def test_maps_on_the_cpu():
-    for shape in [(1, 2, 3, 4), (1, 64, 400, 400)]:
-        assert is_large(shape) == (shape[1] == 64)
-        for made in (empty_map(shape), zero_map(shape)):
-            assert made.shape == shape and made.is_contiguous(memory_format=torch.channels_last)
-        assert not zero_map(shape).any()
-    assert empty_map((1, 2, 3, 4), torch.float64).dtype == torch.float64
