@@ -99,11 +99,15 @@ def winograd_conv3x3(
             m = min(step, rows - row)
             tiles = count * m * cols
             top, bottom = row * TILE - 1, min(height, (row + m) * TILE + 1)
-            window = x.new_zeros(count, m * TILE + 2, cols * TILE + 2, cin)
+            window = x.new_empty(count, m * TILE + 2, cols * TILE + 2, cin)
             clipped = max(0, top)
             window[:, clipped - top : bottom - top, 1 : width + 1] = source[
                 image : image + count, clipped:bottom
             ]
+            window[:, : clipped - top].zero_()
+            window[:, bottom - top :].zero_()
+            window[:, :, 0].zero_()
+            window[:, :, width + 1 :].zero_()
             across = x.new_empty(WINDOW, count, m * TILE + 2, cols, cin)
             _input_transform(
                 [window[:, :, j : j + TILE * (cols - 1) + 1 : TILE] for j in range(WINDOW)], across
