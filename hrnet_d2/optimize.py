@@ -129,9 +129,9 @@ def optimize(
         dtype: ``torch.bfloat16`` or ``torch.float16`` for the backbone, and autocast for the
             heads. Changes results by the type's precision.
         compile: ``torch.compile`` the trunk module by module, with dynamic sizes: one graph for
-            each stage, and one more for square images. Needs a C++ compiler on the CPU, where the
-            first image takes a minute (``tools/benchmark.py inference --variants compile`` says
-            how long).
+            each stage, and some more where PyTorch picks other kernels for very small or very
+            large images. Needs a C++ compiler on the CPU, where the first image takes a minute
+            (``tools/benchmark.py inference --variants compile`` says how long).
         cuda_graphs: on a GPU, replay the backbone as one CUDA graph for each size of input; falls
             back to eager where a size cannot be captured, and on the CPU.
         size_bucket: pad images to multiples of this, a multiple of 32, so that fewer sizes
