@@ -11,6 +11,8 @@ from torch import nn
 from hrnet_d2.benchmark import inference, measuring, plotting, training
 from hrnet_d2.benchmark.evaluation import compare_evaluators
 
+from .memory import saved_for_backward
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["MODEL.RPN.POST_NMS_TOPK_TEST", "50", "TEST.DETECTIONS_PER_IMAGE", "10"]
 
@@ -128,10 +130,10 @@ def test_analyzer_counts_by_hand(monkeypatch):
 
 def test_saved_for_backward_counts_each_tensor_once():
     x = torch.zeros(1000, requires_grad=True)
-    held = measuring.saved_for_backward(lambda: (x.exp() * x.exp()).sum())
+    held = saved_for_backward(lambda: (x.exp() * x.exp()).sum())
     assert held == 2 * 4000  # two results of exp: each is saved by exp and by the product
     layer = nn.Linear(10, 10)
-    assert measuring.saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
+    assert saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
 
 
 def test_alternate_takes_turns():

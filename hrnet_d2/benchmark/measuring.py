@@ -17,7 +17,6 @@ __all__ = [
     "environment",
     "peak_memory",
     "resident_memory",
-    "saved_for_backward",
     "summary",
     "timed_parts",
 ]
@@ -162,21 +161,3 @@ def _process_memory(entry: str) -> int:
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith(entry))
     except OSError:  # not Linux: the most so far serves for both
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def saved_for_backward(step: Callable[[], object]) -> int:
-    """Bytes of the tensors that a forward pass keeps for its backward pass, parameters included.
-
-    The same on every device and free of the allocator's chance.
-    """
-    storages: dict[int, tuple[int, object]] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # The storage is held, so that its address is not given out again.
-        storages[storage.data_ptr()] = (storage.nbytes(), storage)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(size for size, _ in storages.values())

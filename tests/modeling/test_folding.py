@@ -8,9 +8,9 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from hrnet_d2.benchmark.measuring import saved_for_backward
 from hrnet_d2.modeling import HRNet
 from hrnet_d2.modeling.folding import NormFolding, can_fold, conv_norm, scale_and_offset
+from tests.memory import saved_for_backward
 
 
 def measured(norm):
