@@ -7,7 +7,6 @@ import tempfile
 
 import cv2
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
 from .. import model_zoo
@@ -45,13 +44,6 @@ def _record(path: str) -> dict:
     return {**record, "annotations": annotations}
 
 
-def _with_backend(config: str, backend: str) -> CfgNode:
-    cfg = model_zoo.get_config(config)
-    cfg.defrost()
-    cfg.INPUT.BACKEND = backend
-    return cfg
-
-
 def run_data(args: argparse.Namespace) -> list[dict]:
     """A row for each step, on a JPEG of 480 x 640 that becomes 800 x 1067."""
     rows = []
@@ -61,7 +53,8 @@ def run_data(args: argparse.Namespace) -> list[dict]:
         image, record = cv2.imread(path), _record(path)
         calls = {}
         for backend in ("opencv", "detectron2"):
-            boxes, masks = (_with_backend(config, backend) for config in (FASTER, MASK))
+            options = ["INPUT.BACKEND", backend]
+            boxes, masks = (model_zoo.load_config(config, options) for config in (FASTER, MASK))
             calls[f"read_{backend}"] = functools.partial(read_image, path, "RGB", backend)
             calls[f"resize_{backend}"] = functools.partial(InferenceInput(boxes), image)
             for name, cfg in (("boxes", boxes), ("masks", masks)):

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import statistics
 import time
 
 import torch
@@ -11,7 +10,7 @@ from detectron2.modeling import build_model
 from .. import model_zoo
 from ..checkpoint import Checkpointer
 from ..optimize import optimize
-from .measuring import alternate, peak_memory, summary, timed_parts
+from .measuring import alternate, peak_memory, speedup, summary, timed_parts
 from .synthetic import spread_outputs, synthetic_input
 
 __all__ = ["CLOCKS", "VARIANTS", "run_growth", "run_inference"]
@@ -39,10 +38,7 @@ GROWTH = {
 def load_model(args: argparse.Namespace, config: str) -> torch.nn.Module:
     """The plain model in eval mode, with random weights unless ``args.weights`` names a file."""
     torch.manual_seed(0)
-    cfg = model_zoo.get_config(config)
-    cfg.defrost()
-    cfg.MODEL.DEVICE = args.device
-    cfg.merge_from_list(args.opts)
+    cfg = model_zoo.load_config(config, ["MODEL.DEVICE", args.device, *args.opts])
     model = build_model(cfg).eval()
     if args.weights:
         Checkpointer(model).load(args.weights)
@@ -98,8 +94,7 @@ def run_inference(args: argparse.Namespace) -> list[dict]:
                     difference=difference(outputs["plain"], outputs[name]),
                 )
         for name, path in row["paths"].items():
-            pairs = zip(seconds["plain"], seconds[name], strict=True)
-            path["speedup"] = round(statistics.median(a / b for a, b in pairs), 3)
+            path["speedup"] = speedup(seconds["plain"], seconds[name])
         row["speedup"] = row["paths"]["optimized"]["speedup"]
         row["peak_memory_bytes"] = peak_memory(args.device)
         print(f"{config}: optimized {row['speedup']:.2f} times as fast as plain")

@@ -17,6 +17,7 @@ __all__ = [
     "environment",
     "peak_memory",
     "resident_memory",
+    "speedup",
     "summary",
     "timed_parts",
 ]
@@ -96,6 +97,12 @@ def summary(seconds: list[float]) -> dict[str, float]:
         "max_ms": round(max(seconds) * 1e3, 2),
         "repeat": len(seconds),
     }
+
+
+def speedup(first: list[float], second: list[float]) -> float:
+    """How many times as fast the second of two alternated calls is: the median of the pairs."""
+    pairs = zip(first, second, strict=True)
+    return round(statistics.median(a / b for a, b in pairs), 3)
 
 
 @contextmanager

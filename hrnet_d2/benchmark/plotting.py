@@ -12,7 +12,7 @@ def plot_growth(rows: list[dict], path: str) -> None:
     """Write a panel for each axis: seconds of each path, or GiB of each switch.
 
     Args:
-        rows: of the tasks growth and training-memory.
+        rows: of the task growth.
         path: of the PNG.
     """
     matplotlib.use("Agg")

@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 
 from .. import model_zoo
 from ..engine.trainer import Trainer, step_trainer
-from .measuring import alternate, peak_memory, resident_memory, summary
+from .measuring import alternate, peak_memory, resident_memory, speedup, summary
 from .synthetic import spread_outputs, synthetic_input
 
 __all__ = ["SWITCHES", "run_curves", "run_train", "run_training_memory", "switch_options"]
@@ -49,11 +49,8 @@ def switch_options(switch: str) -> list[str]:
 
 
 def _config(config: str, switch: str, device: str, opts: list[str]) -> CfgNode:
-    cfg = model_zoo.get_config(config)
-    cfg.defrost()
-    cfg.MODEL.DEVICE = device
-    cfg.merge_from_list([*switch_options(switch), *opts])
-    return cfg
+    options = ["MODEL.DEVICE", device, *switch_options(switch), *opts]
+    return model_zoo.load_config(config, options)
 
 
 def _batch(size: tuple[int, int], batch: int, classes: int) -> list[dict]:
@@ -120,8 +117,7 @@ def run_train(args: argparse.Namespace) -> list[dict]:
             row = {"config": config, "switch": switch, "size": args.size, "batch": args.batch}
             row.update(summary(seconds[switch]), peak_memory_bytes=peaks[switch])
             row["images_per_second"] = round(args.batch / statistics.median(seconds[switch]), 3)
-            pairs = zip(first, seconds[switch], strict=True)
-            row["speedup"] = round(statistics.median(a / b for a, b in pairs), 3)
+            row["speedup"] = speedup(first, seconds[switch])
             rows.append(row)
             print(
                 f"{config} {switch}: {row['median_ms']:.0f} ms an iteration, "

@@ -235,7 +235,8 @@ def _add_resized(total: torch.Tensor, coarse: torch.Tensor, factor: int) -> None
     """
     channels = total.shape[1]
     if total.device.type == "cpu":
-        channels = max(16, PIECE_BYTES * channels // (total.numel() * total.element_size()))
+        bytes_of_channel = max(1, total[:, 0].numel() * total.element_size())
+        channels = max(16, PIECE_BYTES // bytes_of_channel)
     for start in range(0, total.shape[1], channels):
         piece = slice(start, start + channels)
         total[:, piece] += upsample(coarse[:, piece], factor)

@@ -65,9 +65,9 @@ class NormFolding:
     def prepare(self) -> None:
         """Compute the vectors for the pass that follows: call it first in a network's forward."""
         self._vectors = {}
-        norms = [norm for norm in self.norms if _holds_statistics(norm)]
-        if not norms or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
             return
+        norms = [norm for norm in self.norms if _holds_statistics(norm)]
         norms = [norm for norm in norms if norm.eps == norms[0].eps]  # in practice all
         # Frozen layers apart: gradients through a common vector would reach down to them.
         for learns in (True, False):
