@@ -31,7 +31,7 @@ def __getattr__(name: str):
 
         return Predictor
     if name == "optimize":
-        from .optimize import optimize
+        from .inference.optimize import optimize
 
         return optimize
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,8 +17,8 @@ def add_hrnet_config(cfg: CN) -> None:
     """
     _add(
         cfg.MODEL,
-        # Load MODEL.WEIGHTS although layers outside the trunk differ from the file's: these begin
-        # afresh, as for other classes in fine-tuning. False: such a file is an error.
+        # Load MODEL.WEIGHTS although layers outside the backbone differ from the file's: these are
+        # re-initialized, as for fine-tuning on other classes. False: such a file is an error.
         PARTIAL_LOAD=False,
         # Train with maps in channels-last memory format: the same to rounding, faster with 16-bit
         # types on a GPU. (For inference see OPTIMIZE.CHANNELS_LAST.)
@@ -53,10 +53,10 @@ def _add_backbone(cfg: CN) -> None:
         WIDTH=32,
         # "BN", "FrozenBN", "SyncBN" or "GN".
         NORM="BN",
-        # Batch-normalisation layers keep their running statistics in training while weight and
+        # Batch-normalization layers keep their running statistics in training while weight and
         # bias learn. False to train from scratch.
         NORM_EVAL=True,
-        # In training, make normalisation on running statistics part of the convolution before it:
+        # In training, make normalization on running statistics part of the convolution before it:
         # same results and gradients to rounding, less memory and time. False computes one after
         # the other.
         FOLD_NORM=True,
@@ -66,7 +66,7 @@ def _add_backbone(cfg: CN) -> None:
         # Stages among "stage1" ... "stage4" that compute their activations again in the backward
         # pass: same results, less memory, more time.
         ACT_CHECKPOINT=[],
-        # Levels of the trunk (strides 4, 8, 16, 32) that it returns and the neck uses.
+        # Levels of the backbone (strides 4, 8, 16, 32) that it returns and the neck uses.
         OUT_FEATURES=["res2", "res3", "res4", "res5"],
     )
     _add(
@@ -75,7 +75,7 @@ def _add_backbone(cfg: CN) -> None:
         NUM_OUTS=5,
         # Of the output convolutions: 1 gives p2 ... p6 (two-stage), 2 gives p3 ... p7 (FCOS).
         STRIDE=1,
-        # Normalisation after each convolution; "" is none.
+        # Normalization after each convolution; "" is none.
         NORM="",
         # "" (none) or "relu" after each convolution.
         ACTIVATION="",
@@ -131,7 +131,7 @@ def _add_two_stage(cfg: CN) -> None:
         # Scores of the stages are averaged as "logits", or as "probabilities" (stock).
         SCORE_FUSION="logits",
         # Assign and sample proposals afresh at each stage; False is stock: boxes of the first
-        # stage's sample are relabelled.
+        # stage's sample are relabeled.
         RESAMPLE=True,
         # Factor on the gradient from the heads into the features; stock: 1/3, the stages' share.
         FEATURE_GRADIENT_SCALE=1.0,
@@ -154,7 +154,7 @@ def _add_fcos(cfg: CN) -> None:
         _child(cfg.MODEL, "FCOS"),
         NUM_CLASSES=80,
         IN_FEATURES=["p3", "p4", "p5", "p6", "p7"],
-        # Convolutions in each tower, and their normalisation.
+        # Convolutions in each tower, and their normalization.
         NUM_CONVS=4,
         NORM="GN",
         # Objects whose longest side to a location lies in between these belong to a level.
@@ -164,7 +164,7 @@ def _add_fcos(cfg: CN) -> None:
         FOCAL_LOSS_ALPHA=0.25,
         # "iou" (-log IoU), "giou" or "diou".
         BOX_LOSS="iou",
-        # Only locations within this many strides of an object's centre are positive; 0 is off.
+        # Only locations within this many strides of an object's center are positive; 0 is off.
         CENTER_SAMPLING_RADIUS=0.0,
         # Regress distances in units of the level's stride through ReLU, not in pixels through exp.
         NORM_ON_BBOX=False,
@@ -183,7 +183,7 @@ def _add_solver(cfg: CN) -> None:
         cfg.SOLVER,
         # Factor on the learning rate of biases of convolutions and linear layers, and their weight
         # decay (negative: as the other parameters). Unlike BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS
-        # these leave the biases of normalisation layers alone.
+        # these leave the biases of normalization layers alone.
         # CLIP_GRADIENTS.CLIP_TYPE takes "full_model" beside Detectron2's "value" and "norm": the
         # norm of the whole gradient is clipped at CLIP_VALUE, not that of each parameter.
         CONV_BIAS_LR_FACTOR=1.0,
@@ -215,7 +215,7 @@ def _add_optimize(cfg: CN) -> None:
         WINOGRAD=True,
         # "float32", or "bfloat16" or "float16": faster, results change by the type's precision.
         DTYPE="float32",
-        # torch.compile the trunk's modules: the first image takes a minute.
+        # torch.compile the backbone's modules: the first image takes a minute.
         COMPILE=False,
         # Replay the backbone as one CUDA graph for each input size.
         CUDA_GRAPHS=False,

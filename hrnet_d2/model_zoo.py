@@ -1,6 +1,6 @@
 """The models of the table: their configs, checkpoints and published results.
 
-    from hrnet_d2 import model_zoo
+    from . import model_zoo
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
     model = model_zoo.get("mask_rcnn_hrnetv2p_w32_2x_coco", trained=True)
 

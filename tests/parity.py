@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 
-from .reference.weights import reference_state_dict
+from tests.reference.weights import reference_state_dict
 
 FOLDER = Path(__file__).parent / "reference"
 

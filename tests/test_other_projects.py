@@ -76,11 +76,11 @@ def test_lazy_config():
     assert_works(instantiate(model), (64, 64), (70, 90))
 
 
-def test_the_trunk_under_detectron2s_own_neck():
-    trunk = HRNet(4, norm="GN")
-    levels = list(trunk.output_shape())
+def test_the_backbone_under_detectron2s_own_neck():
+    backbone = HRNet(4, norm="GN")
+    levels = list(backbone.output_shape())
     model = detectron2_zoo.get_config("common/models/mask_rcnn_fpn.py").model
-    model.backbone = FPN(trunk, levels, 256, top_block=LastLevelMaxPool())
+    model.backbone = FPN(backbone, levels, 256, top_block=LastLevelMaxPool())
     assert_works(instantiate(model), (64, 96))
 
 

@@ -5,7 +5,7 @@ r"""Parameters, operations and activations of a config, beside the published fig
     python tools/analyze_model.py --config htc/htc_hrnetv2p_w18_20e_coco.yaml --json htc.json
 
 Counted by fvcore: one multiply-add is one operation, of convolutions and linear layers (and, in
-"all", of every other operator: normalisation, sums, activations, resampling, pooling, RoIAlign, at
+"all", of every other operator: normalization, sums, activations, resampling, pooling, RoIAlign, at
 one operation for each element that they write).
 
 Published: https://github.com/HRNet/HRNet-Object-Detection, Faster R-CNN, "at 1280 x 800".  The
@@ -110,7 +110,7 @@ def analyze(
     cfg.merge_from_list(opts or [])
     model = build_model(cfg).eval()
     inputs = [synthetic.synthetic_input(*size)]
-    synthetic.spread_outputs(model, inputs)
+    synthetic.calibrate_random_weights(model, inputs)
     with torch.no_grad():
         activations = _activations(model, inputs)
         counted = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False)

@@ -8,9 +8,9 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     python tools/benchmark.py data
     python tools/benchmark.py eval      --images 5000
 
-The paths alternate in one process; figures are medians, with the least and the most.  Weights are
-random unless --weights names a checkpoint, scaled so that detections are many.  --json writes the
-figures with the command and the environment.
+The variants are timed interleaved in one process; figures are medians, with the minimum and the
+maximum.  Weights are random unless --weights names a checkpoint, calibrated so that there are many
+detections.  --json writes the figures with the command and the environment.
 """
 
 import argparse

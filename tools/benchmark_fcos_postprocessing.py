@@ -16,10 +16,9 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import ImageList
-from torch import nn
-
 from hrnet_d2.modeling.fcos_inference import detect
 from hrnet_d2.modeling.fcos_targets import level_locations
+from torch import nn
 
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 80

@@ -75,9 +75,9 @@ def make_inputs(size: tuple[int, int], proposals: int, device: str):
         name: torch.randn(1, 256, height // s, width // s, generator=generator).to(device)
         for name, s in STRIDES.items()
     }
-    centre = torch.rand(proposals, 2, generator=generator) * torch.tensor([width, height])
+    center = torch.rand(proposals, 2, generator=generator) * torch.tensor([width, height])
     half = torch.exp(torch.rand(proposals, 2, generator=generator) * 3.5 + 2)
-    boxes = Boxes(torch.cat([centre - half, centre + half], dim=1).to(device))
+    boxes = Boxes(torch.cat([center - half, center + half], dim=1).to(device))
     boxes.clip(size)
     images = ImageList(torch.empty(1, 3, height, width), [tuple(size)])
     return images, features, [Instances(tuple(size), proposal_boxes=boxes)]

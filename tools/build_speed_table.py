@@ -72,7 +72,7 @@ def inference_table(reports: list[dict]) -> str:
 def parts_table(reports: list[dict]) -> str:
     """Seconds of each part, plain and optimized."""
     rows = []
-    names = ["trunk", "neck", "proposals", "heads", "other"]
+    names = ["bottom_up", "neck", "proposals", "heads", "other"]
     for result in (r for report in _of_task(reports, "inference") for r in report["results"]):
         for path in ("plain", "optimized"):
             parts = result["paths"][path]["parts_ms"]

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from detectron2.structures import BoxMode
 
-from .. import model_zoo
-from ..data import HRNetDatasetMapper, InferenceInput, read_image
-from .measuring import alternate, summary
+from hrnet_d2 import model_zoo
+from hrnet_d2.data import HRNetDatasetMapper, InferenceInput, read_image
+
+from .measuring import summary, time_interleaved
 from .synthetic import synthetic_image
 
 __all__ = ["run_data"]
@@ -60,7 +61,7 @@ def run_data(args: argparse.Namespace) -> list[dict]:
             for name, cfg in (("boxes", boxes), ("masks", masks)):
                 mapper = HRNetDatasetMapper(cfg, is_train=True)
                 calls[f"training_image_with_{name}_{backend}"] = functools.partial(mapper, record)
-        for name, seconds in alternate(calls, args.repeat * 10, "cpu").items():
+        for name, seconds in time_interleaved(calls, args.repeat * 10, "cpu").items():
             rows.append({"step": name, **summary(seconds)})
             print(name, rows[-1]["median_ms"], "ms an image")
     return rows

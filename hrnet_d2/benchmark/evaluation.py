@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 
-from ..engine.evaluation import FastCOCOEvaluator
+from hrnet_d2.evaluation.coco_evaluation import FastCOCOEvaluator
 
 __all__ = ["compare_evaluators", "synthetic_coco"]
 

@@ -7,11 +7,12 @@ import time
 import torch
 from detectron2.modeling import build_model
 
-from .. import model_zoo
-from ..checkpoint import Checkpointer
-from ..optimize import optimize
-from .measuring import alternate, peak_memory, speedup, summary, timed_parts
-from .synthetic import spread_outputs, synthetic_input
+from hrnet_d2 import model_zoo
+from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.inference.optimize import optimize
+
+from .measuring import peak_memory, speedup, summary, time_interleaved, timed_parts
+from .synthetic import calibrate_random_weights, synthetic_input
 
 __all__ = ["CLOCKS", "VARIANTS", "run_growth", "run_inference"]
 
@@ -43,7 +44,7 @@ def load_model(args: argparse.Namespace, config: str) -> torch.nn.Module:
     if args.weights:
         Checkpointer(model).load(args.weights)
     else:
-        spread_outputs(model, [synthetic_input(*args.size)])
+        calibrate_random_weights(model, [synthetic_input(*args.size)])
     return model
 
 
@@ -80,7 +81,7 @@ def run_inference(args: argparse.Namespace) -> list[dict]:
                 # With what is done once: laying out weights, compilation, capture.
                 row["paths"][name]["first_call_s"] = round(time.perf_counter() - start, 2)
             calls = {name: functools.partial(m, inputs) for name, m in models.items()}
-            seconds = alternate(calls, args.repeat, args.device, clock=clock)
+            seconds = time_interleaved(calls, args.repeat, args.device, clock=clock)
             for name, m in models.items():
                 with timed_parts(m, args.device, clock) as parts:
                     start = clock()
@@ -124,7 +125,7 @@ def run_growth(args: argparse.Namespace) -> list[dict]:
             inputs = [synthetic_input(*size, seed=i) for i in range(batch)]
             calls = {"plain": lambda i=inputs: model(i), "optimized": lambda i=inputs: fast(i)}
             with torch.no_grad():
-                seconds = alternate(calls, args.repeat, args.device)
+                seconds = time_interleaved(calls, args.repeat, args.device)
             x = size[0] * size[1] / 1e6 if axis == "megapixels" else value
             row = {"config": args.config[0], "axis": axis, "value": x}
             row.update({name: summary(s) for name, s in seconds.items()})

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 __all__ = [
-    "alternate",
+    "time_interleaved",
     "environment",
     "peak_memory",
     "resident_memory",
@@ -63,7 +63,7 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def alternate(
+def time_interleaved(
     calls: dict[str, Callable[[], object]],
     repeat: int,
     device: str,
@@ -111,12 +111,12 @@ def timed_parts(
 ) -> Iterator[dict[str, float]]:
     """Seconds that each part of a detector takes inside this context, by hooks.
 
-    "trunk", "neck" (the backbone's rest), "proposals", "heads"; what is not in them is
+    "bottom_up", "neck" (the rest of the backbone), "proposals", "heads"; what is not in them is
     post-processing and input.  The dict fills up as the model runs.
     """
     parts: dict[str, float] = {}
     modules = {
-        "trunk": getattr(model.backbone, "bottom_up", None),
+        "bottom_up": getattr(model.backbone, "bottom_up", None),
         "backbone": model.backbone,
         "proposals": getattr(model, "proposal_generator", None),
         "heads": getattr(model, "roi_heads", getattr(model, "head", None)),
@@ -146,8 +146,8 @@ def timed_parts(
     finally:
         for handle in handles:
             handle.remove()
-        if "trunk" in parts:
-            parts["neck"] = parts["backbone"] - parts["trunk"]
+        if "bottom_up" in parts:
+            parts["neck"] = parts["backbone"] - parts["bottom_up"]
 
 
 def peak_memory(device: str) -> int:

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
-__all__ = ["spread_outputs", "synthetic_image", "synthetic_input"]
+__all__ = ["calibrate_random_weights", "synthetic_image", "synthetic_input"]
 
 # Standard deviation and mean that a layer's outputs are brought to, by the layer's last name: so
 # that proposals and detections of random weights are many, different and of all sizes.
@@ -20,15 +20,15 @@ _OUTPUTS = {
 
 
 def synthetic_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8: smooth colours with rectangles and noise."""
+    """(H, W, 3) uint8: smooth colors with rectangles and noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 255, (max(2, height // 50), max(2, width // 50), 3), dtype=np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(30):
         x, y = rng.integers(0, width), rng.integers(0, height)
         w, h = rng.integers(8, max(9, width // 3)), rng.integers(8, max(9, height // 3))
-        colour = tuple(int(c) for c in rng.integers(0, 255, 3))
-        cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), colour, -1)
+        color = tuple(int(c) for c in rng.integers(0, 255, 3))
+        cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), color, -1)
     noise = rng.integers(-8, 8, image.shape)
     return (image + noise).clip(0, 255).astype(np.uint8)
 
@@ -58,7 +58,7 @@ def synthetic_input(
 
 
 @torch.no_grad()
-def spread_outputs(model: nn.Module, inputs: list[dict]) -> None:
+def calibrate_random_weights(model: nn.Module, inputs: list[dict]) -> None:
     """Scale random weights, in place, so that activations stay finite and detections are many."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

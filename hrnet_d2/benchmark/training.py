@@ -12,10 +12,11 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
-from .. import model_zoo
-from ..engine.trainer import Trainer, step_trainer
-from .measuring import alternate, peak_memory, resident_memory, speedup, summary
-from .synthetic import spread_outputs, synthetic_input
+from hrnet_d2 import model_zoo
+from hrnet_d2.engine.trainer import Trainer, step_trainer
+
+from .measuring import peak_memory, resident_memory, speedup, summary, time_interleaved
+from .synthetic import calibrate_random_weights, synthetic_input
 
 __all__ = ["SWITCHES", "run_curves", "run_train", "run_training_memory", "switch_options"]
 
@@ -64,7 +65,7 @@ class _Step:
         torch.manual_seed(0)
         cfg.SOLVER.BASE_LR = 1e-6  # random weights must not run away
         model = Trainer.build_model(cfg)
-        spread_outputs(model, [synthetic_input(*size)])
+        calibrate_random_weights(model, [synthetic_input(*size)])
         fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
         classes = cfg.MODEL.FCOS.NUM_CLASSES if fcos else cfg.MODEL.ROI_HEADS.NUM_CLASSES
         data = itertools.repeat(_batch(size, batch, classes))
@@ -111,7 +112,7 @@ def run_train(args: argparse.Namespace) -> list[dict]:
             switch: _Step(_config(config, switch, args.device, args.opts), size, args.batch)
             for switch in args.switches
         }
-        seconds = alternate(steps, args.repeat, args.device)
+        seconds = time_interleaved(steps, args.repeat, args.device)
         first = seconds[args.switches[0]]
         for switch in args.switches:
             row = {"config": config, "switch": switch, "size": args.size, "batch": args.batch}

@@ -7,10 +7,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
+from .download import fetch
 from .errors import CheckpointError
-from .fetching import fetch
-from .fitting import Fit, fit, layers
 from .loading import Checkpoint, load_file
+from .matching import MatchResult, layers, match_to_model
 
 __all__ = ["Checkpointer"]
 
@@ -23,9 +23,9 @@ class Checkpointer(DetectionCheckpointer):
         Checkpointer(model).load("faster_rcnn_hrnetv2p_w18_1x_coco_20200130-56651a6d.pth")
 
     What is loaded: a detector's file must have every tensor of the model, and no other, in its
-    shape.  A trunk's file (ImageNet weights) must fill the model's trunk.  ``partial`` (in configs:
-    ``MODEL.PARTIAL_LOAD``) leaves layers outside the trunk that differ as they are, to fine-tune on
-    other classes.
+    shape.  A backbone's file (ImageNet weights) must fill the model's backbone.  ``partial`` (in
+    configs: ``MODEL.PARTIAL_LOAD``) leaves layers outside the backbone that differ as they are, to
+    fine-tune on other classes.
 
     Saving, resuming and Detectron2's own files, with their matching heuristics, work as there.
     """
@@ -43,7 +43,7 @@ class Checkpointer(DetectionCheckpointer):
         Args:
             model: what to load into and to save.
             save_dir: where checkpoints are saved and looked for.
-            partial: let layers outside the trunk differ from the file.
+            partial: let layers outside the backbone differ from the file.
             save_to_disk: whether this process saves; default: the main process.
             checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved beside the
                 model.
@@ -52,7 +52,7 @@ class Checkpointer(DetectionCheckpointer):
         self.partial = partial
         self._resuming = False
         self._checkpoint: Checkpoint | None = None
-        self._fit: Fit | None = None
+        self._match: MatchResult | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file or an address into the model.
@@ -77,7 +77,7 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, checkpointables=checkpointables)
         finally:
             self._parsed_url_during_load = None  # which the parent forgets after an error
-            self._checkpoint = self._fit = None
+            self._checkpoint = self._match = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As Detectron2's; the run's own checkpoint must fit whole, even with ``partial``."""
@@ -96,9 +96,9 @@ class Checkpointer(DetectionCheckpointer):
         self._checkpoint = checkpoint
         loaded = {**checkpoint.extras, "model": checkpoint.state}
         if heuristics:
-            # Detectron2 compares the ends of names, so a trunk's must not say where it belongs.
+            # Detectron2 compares the ends of names, so a backbone's must not say where it belongs.
             names = {name: name.removeprefix("backbone.bottom_up.") for name in checkpoint.state}
-            if checkpoint.trunk_only:
+            if checkpoint.backbone_only:
                 loaded["model"] = {names[name]: value for name, value in checkpoint.state.items()}
             loaded["matching_heuristics"] = True
         if checkpoint.class_names is not None:
@@ -109,26 +109,28 @@ class Checkpointer(DetectionCheckpointer):
         if checkpoint.get("matching_heuristics"):
             return super()._load_model(checkpoint)
         del checkpoint["model"]
-        self._fit = fit(self._checkpoint, self.model, self.partial and not self._resuming)
-        self.model.load_state_dict(self._fit.state, strict=False)
-        shapes = [(name, *pair) for name, pair in self._fit.wrong_shape.items()]
-        return _IncompatibleKeys(self._fit.missing, self._fit.unexpected, shapes)
+        self._match = match_to_model(
+            self._checkpoint, self.model, self.partial and not self._resuming
+        )
+        self.model.load_state_dict(self._match.state, strict=False)
+        shapes = [(name, *pair) for name, pair in self._match.wrong_shape.items()]
+        return _IncompatibleKeys(self._match.missing, self._match.unexpected, shapes)
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        if self._fit is None:  # matched by heuristics
+        if self._match is None:  # matched by heuristics
             super()._log_incompatible_keys(incompatible)
             return
         source = self._checkpoint
-        afresh = layers((*self._fit.missing, *self._fit.wrong_shape))
-        left = layers(self._fit.unexpected)
-        kind = "a trunk" if source.trunk_only else "a detector"
+        afresh = layers((*self._match.missing, *self._match.wrong_shape))
+        left = layers(self._match.unexpected)
+        kind = "a backbone" if source.backbone_only else "a detector"
         self.logger.info(
-            f"{len(self._fit.state)} tensors loaded from {kind} with the names of "
+            f"{len(self._match.state)} tensors loaded from {kind} with the names of "
             f"{source.layout.value}"
         )
         if afresh:
-            # To train from a trunk is usual; to predict with one gives nothing.
-            usual = source.trunk_only and self.model.training
+            # To train from a backbone is usual; to predict with one gives nothing.
+            usual = source.backbone_only and self.model.training
             say = self.logger.info if usual else self.logger.warning
             say(f"Not in the file, so they keep their initial values: {', '.join(afresh)}")
         if left:

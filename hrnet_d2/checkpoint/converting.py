@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from .download import fetch
 from .errors import CheckpointError
-from .fetching import fetch
-from .fitting import fit
 from .formats import CLASS_NAMES
 from .loading import Checkpoint, load_file
+from .matching import match_to_model
 
 __all__ = ["Conversion", "convert"]
 
@@ -59,7 +59,7 @@ def convert(source: str, target: str | None, model: nn.Module | None = None) -> 
         problems.append(f"{len(checkpoint.unknown)} names are in no table: {first}, ...")
     if model is not None:
         try:
-            fit(checkpoint, model)
+            match_to_model(checkpoint, model)
         except CheckpointError as error:
             problems.append(str(error))
     if target is not None and not problems:

@@ -6,7 +6,7 @@ __all__ = ["CheckpointError", "UnsafeCheckpointError"]
 
 
 class CheckpointError(RuntimeError):
-    """A file that cannot be read, is not recognised or does not fit the model."""
+    """A file that cannot be read, is not recognized or does not fit the model."""
 
 
 class UnsafeCheckpointError(CheckpointError, pickle.UnpicklingError):

@@ -10,7 +10,7 @@ from . import legacy
 from .errors import CheckpointError
 from .formats import Contents, unwrap
 from .reading import read_file
-from .recognition import Layout, recognise, recognise_trunk
+from .recognition import Layout, recognize, recognize_backbone
 from .renaming import rename, unused_reason
 
 __all__ = ["Checkpoint", "account", "load_file"]
@@ -43,8 +43,8 @@ class Checkpoint:
     class_names: list[str] | None = None
 
     @property
-    def trunk_only(self) -> bool:
-        """Whether it is a trunk without a detector: weights to begin a training from."""
+    def backbone_only(self) -> bool:
+        """Whether it is a backbone without a detector: weights to begin a training from."""
         return all(name.startswith("backbone.bottom_up.") for name in self.state)
 
 
@@ -69,7 +69,7 @@ def account(contents: Contents, path: str) -> Checkpoint:
         CheckpointError: where two tensors get one name.
     """
     tensors = contents.tensors
-    layout = recognise(tensors, contents.version)
+    layout = recognize(tensors, contents.version)
     if layout is Layout.MMDET_V1:
         logger.warning(f"{path}: {legacy.WARNING}")
         tensors = legacy.upgrade(tensors)
@@ -82,7 +82,7 @@ def account(contents: Contents, path: str) -> Checkpoint:
         extras=contents.extras if layout is Layout.DETECTRON2 else {},
         class_names=contents.class_names,
     )
-    ours = rename(tensors, layout, recognise_trunk(tensors, "backbone."))
+    ours = rename(tensors, layout, recognize_backbone(tensors, "backbone."))
     for name, value in tensors.items():
         if ours[name] is None:
             reason = unused_reason(name)

@@ -4,7 +4,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Description", "Layout", "describe", "recognise", "recognise_trunk"]
+__all__ = ["Description", "Layout", "describe", "recognize", "recognize_backbone"]
 
 
 class Layout(enum.Enum):
@@ -13,8 +13,8 @@ class Layout(enum.Enum):
     DETECTRON2 = "Detectron2 (this package)"
     MMDET = "MMDetection 2.x or 3.x"
     MMDET_V1 = "MMDetection 1.x"
-    HRNET = "HRNet trunk, official names"
-    RESNET = "ResNet trunk, torchvision's names"
+    HRNET = "HRNet backbone, official names"
+    RESNET = "ResNet backbone, torchvision's names"
 
 
 # A part of the names that only this layout has.
@@ -23,7 +23,7 @@ _RESNET_MARK = "layer4.0.conv1.weight"
 _MMDET_HEADS = ("rpn_head.", "roi_head.", "bbox_head.")
 
 
-def recognise(names: Iterable[str], version: str | None = None) -> Layout:
+def recognize(names: Iterable[str], version: str | None = None) -> Layout:
     """The layout of a checkpoint's names.
 
     MMDetection 1.x is told from 2.x by the missing "roi_head." of two-stage models, by the neck's
@@ -41,15 +41,15 @@ def recognise(names: Iterable[str], version: str | None = None) -> Layout:
         stated = version is not None and version.split(".")[0] in ("0", "1")
         old = two_stage_v1 or fork or (stated and "roi_head." not in starts)
         return Layout.MMDET_V1 if old else Layout.MMDET
-    if recognise_trunk(names, "backbone.") is not None:
-        # MMPretrain's classifiers, and MMDetection's trunk cut out of a detector
+    if recognize_backbone(names, "backbone.") is not None:
+        # MMPretrain's classifiers, and MMDetection's backbone cut out of a detector
         rest = {name for name in names if not name.startswith(("backbone.", "neck.", "head.fc."))}
         return Layout.DETECTRON2 if rest else Layout.MMDET
-    return recognise_trunk(names) or Layout.DETECTRON2
+    return recognize_backbone(names) or Layout.DETECTRON2
 
 
-def recognise_trunk(names: Iterable[str], prefix: str = "") -> Layout | None:
-    """HRNET or RESNET for the trunk whose official names stand below ``prefix``, else None."""
+def recognize_backbone(names: Iterable[str], prefix: str = "") -> Layout | None:
+    """HRNET or RESNET for the backbone whose official names stand below ``prefix``, else None."""
     names = set(names)
     if prefix + _HRNET_MARK in names:
         return Layout.HRNET
@@ -61,36 +61,36 @@ class Description:
     """What the tensors of a model say about it, by their names in our layout.
 
     Attributes:
-        family: "Faster R-CNN", ..., or "trunk" for a trunk alone; None where unknown.
-        trunk: "HRNet-W18", "ResNet-50", ...; None where unknown.
+        family: "Faster R-CNN", ..., or "backbone" for a backbone alone; None where unknown.
+        backbone: "HRNet-W18", "ResNet-50", ...; None where unknown.
         width: HRNet's, else None.
         classes: their number, where a head tells it.
     """
 
     family: str | None
-    trunk: str | None
+    backbone: str | None
     width: int | None
     classes: int | None
 
     def __str__(self) -> str:
-        parts = [self.family or "an unknown model", self.trunk]
+        parts = [self.family or "an unknown model", self.backbone]
         parts.append(f"{self.classes} classes" if self.classes is not None else None)
         return ", ".join(part for part in parts if part)
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> Description:
-    """Tell family, trunk and number of classes from names (ours) and shapes."""
-    width = trunk = classes = None
+    """Tell family, backbone and number of classes from names (ours) and shapes."""
+    width = backbone = classes = None
     for name, shape in shapes.items():
         if name.endswith(_HRNET_MARK):
-            width, trunk = shape[0], f"HRNet-W{shape[0]}"
+            width, backbone = shape[0], f"HRNet-W{shape[0]}"
         elif name.endswith("res2.0.conv2.weight"):
-            trunk = _resnet(shapes, groups=shape[0] // shape[1], per_group=shape[1])
+            backbone = _resnet(shapes, groups=shape[0] // shape[1], per_group=shape[1])
         elif name.startswith("roi_heads.") and name.endswith("cls_score.bias"):
             classes = shape[0] - 1
         elif name == "head.cls_score.bias":
             classes = shape[0]
-    return Description(_family(shapes), trunk, width, classes)
+    return Description(_family(shapes), backbone, width, classes)
 
 
 def _resnet(names: Iterable[str], groups: int, per_group: int) -> str:
@@ -117,5 +117,5 @@ def _family(names: Iterable[str]) -> str | None:
     if has("head.bbox_subnet."):
         return "RetinaNet"
     if names and all(name.startswith("backbone.bottom_up.") for name in names):
-        return "trunk"
+        return "backbone"
     return None

@@ -15,7 +15,7 @@ __all__ = ["UNUSED", "rename", "unused_reason"]
 
 Table = tuple[tuple[str, str], ...]
 
-# MMDetection keeps the official names, and so does our trunk.
+# MMDetection keeps the official names, and so does our backbone.
 HRNET: Table = tuple(
     (f"{part}.*", f"backbone.bottom_up.{part}.*")
     for part in ("conv{i}", "bn{i}", "layer1", "transition{i}", "stage{i}")
@@ -122,18 +122,18 @@ OURS = (
     *("stem.", "res2.", "res3.", "res4.", "res5."),
 )
 
-_TRUNKS = {Layout.HRNET: HRNET, Layout.RESNET: RESNET}
+_BACKBONES = {Layout.HRNET: HRNET, Layout.RESNET: RESNET}
 _SLOT = re.compile(r"\{(\w)\}|(\*)$")
 _COMPUTED = re.compile(r"\{(\d*)(\w)(?:\+(\d+))?\}")
 
 
-def rename(names: Iterable[str], layout: Layout, trunk: Layout | None) -> dict[str, str | None]:
+def rename(names: Iterable[str], layout: Layout, backbone: Layout | None) -> dict[str, str | None]:
     """Our names for a checkpoint's.
 
     Args:
         names: the checkpoint's.
         layout: whose names they are.
-        trunk: which trunk a detector has (HRNET or RESNET); None where it is neither.
+        backbone: which backbone a detector has (HRNET or RESNET); None where it is neither.
 
     Returns:
         Their name to ours; None for a name that no table has.
@@ -141,7 +141,7 @@ def rename(names: Iterable[str], layout: Layout, trunk: Layout | None) -> dict[s
     names = list(names)
     if layout is Layout.DETECTRON2:
         return {name: name if name.startswith(OURS) else None for name in names}
-    rows = _TRUNKS[layout] if layout in _TRUNKS else _detector(names, trunk)
+    rows = _BACKBONES[layout] if layout in _BACKBONES else _detector(names, backbone)
     rules = [(_pattern(theirs), ours) for theirs, ours in rows]
     return {name: _apply(rules, name) for name in names}
 
@@ -151,8 +151,8 @@ def unused_reason(name: str) -> str | None:
     return next((why for theirs, why in UNUSED if _pattern(theirs).fullmatch(name)), None)
 
 
-def _detector(names: list[str], trunk: Layout | None) -> Table:
-    rows = tuple((f"backbone.{theirs}", ours) for theirs, ours in _TRUNKS.get(trunk, ()))
+def _detector(names: list[str], backbone: Layout | None) -> Table:
+    rows = tuple((f"backbone.{theirs}", ours) for theirs, ours in _BACKBONES.get(backbone, ()))
     if any(name.startswith("rpn_head.") for name in names):
         return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_2, *FPN_LATERAL, *RPN, *ROI_HEADS)
     return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_3, *FCOS)

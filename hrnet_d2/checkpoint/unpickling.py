@@ -3,7 +3,7 @@
 A pickle is a program: it may import and call whatever it names.  This reader resolves names from a
 fixed table and nowhere else.  The table holds the rebuilding of tensors and arrays, written here
 over checked arguments, and *stand-ins* for what MMDetection's trainers put beside the weights: they
-have the place of an object of another library and no behaviour.  Any other name is refused.
+have the place of an object of another library and no behavior.  Any other name is refused.
 
 The module has the face of ``pickle`` (``Unpickler``, ``load``), so that ``torch.load`` can use it.
 """

@@ -11,12 +11,12 @@ from .build import (
     num_classes,
     set_num_classes,
 )
-from .coco_check import DatasetError
-from .coco_stuff import register_coco_stuffthing
-from .mapper import HRNetDatasetMapper, InferenceInput, check_image
-from .own import configure_own_data, register_own_data
-from .reading import ImageReadError, SizeMismatchError, read_image
-from .shapes import register_shapes
+from .dataset_mapper import HRNetDatasetMapper, InferenceInput, check_image
+from .datasets.coco_check import DatasetError
+from .datasets.coco_stuff import register_coco_stuffthing
+from .datasets.custom import configure_custom_data, register_custom_data
+from .datasets.shapes import register_shapes
+from .image_io import ImageReadError, SizeMismatchError, read_image
 from .transforms import OpenCVResizeTransform, ResizeKeepRatio, build_augmentation
 
 __all__ = [
@@ -32,10 +32,10 @@ __all__ = [
     "build_train_loader",
     "check_image",
     "check_num_classes",
-    "configure_own_data",
+    "configure_custom_data",
     "num_classes",
     "read_image",
-    "register_own_data",
+    "register_custom_data",
     "set_num_classes",
 ]
 

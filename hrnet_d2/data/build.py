@@ -13,7 +13,7 @@ from detectron2.data import (
 )
 from torch.utils.data import DataLoader
 
-from .mapper import HRNetDatasetMapper, uses_semantic_maps
+from .dataset_mapper import HRNetDatasetMapper, uses_semantic_maps
 
 __all__ = [
     "build_test_loader",

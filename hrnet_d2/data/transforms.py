@@ -11,7 +11,7 @@ from fvcore.transforms.transform import NoOpTransform, Transform
 
 __all__ = ["OpenCVResizeTransform", "ResizeKeepRatio", "build_augmentation", "keep_ratio_size"]
 
-# What nearest-neighbour resizing moves around unread, by size in bytes: OpenCV has no signed
+# What nearest-neighbor resizing moves around unread, by size in bytes: OpenCV has no signed
 # 64-bit integers and returns 32 bits for them.
 _CARRIERS = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
-__all__ = ["launch", "share_cpu"]
+__all__ = ["launch", "limit_cpu_threads"]
 
 
 def launch(main: Callable, args, device: str) -> None:
@@ -62,7 +62,7 @@ def _run_under_torchrun(main: Callable, args, local_size: int, on_cpu: bool) -> 
         dist.destroy_process_group()
 
 
-def share_cpu() -> None:
+def limit_cpu_threads() -> None:
     """Give each process of this machine its share of the cores, where it runs on the CPU."""
     local_size = comm.get_local_size()
     if local_size > 1:

@@ -9,9 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 
-from ..checkpoint import Checkpointer
-from ..data import InferenceInput, check_image
-from ..optimize import optimize_by_config
+from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.data import InferenceInput, check_image
+from hrnet_d2.inference.optimize import optimize_by_config
+
 from .setup import available_device
 
 __all__ = ["Predictor"]

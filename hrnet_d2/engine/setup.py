@@ -11,10 +11,11 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from .. import model_zoo
-from ..config import add_hrnet_config
-from ..data import configure_own_data
-from .launch import share_cpu
+from hrnet_d2 import model_zoo
+from hrnet_d2.config import add_hrnet_config
+from hrnet_d2.data import configure_custom_data
+
+from .launch import limit_cpu_threads
 
 __all__ = ["argument_parser", "available_device", "device_of", "load_config", "setup"]
 
@@ -51,7 +52,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hrnet_d2", configure_stdout=False
     )
     if cfg.MODEL.DEVICE == "cpu":
-        share_cpu()
+        limit_cpu_threads()
     return cfg
 
 
@@ -63,11 +64,11 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         RuntimeError: where there is neither such a file nor such a model.
-        ValueError: where own data do not fit (see :func:`hrnet_d2.data.configure_own_data`).
+        ValueError: where own data do not fit (see :func:`hrnet_d2.data.configure_custom_data`).
     """
     cfg = _merge(args)
     if args.train_data or args.val_data:
-        configure_own_data(cfg, args.train_data, args.val_data, args.train_sem_seg)
+        configure_custom_data(cfg, args.train_data, args.val_data, args.train_sem_seg)
         dataset = (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)[0]
         cfg.DATASETS.CLASS_NAMES = list(MetadataCatalog.get(dataset).thing_classes)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)

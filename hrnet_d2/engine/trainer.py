@@ -1,4 +1,4 @@
-"""Detectron2's trainer with this package's data, checkpoints, optimiser and evaluation."""
+"""Detectron2's trainer with this package's data, checkpoints, optimizer and evaluation."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ from detectron2.engine import (
 )
 from detectron2.utils import comm
 
-from ..checkpoint import Checkpointer
-from ..data import build_test_loader, build_train_loader, check_num_classes
-from ..optimize import optimize_by_config
-from .evaluation import build_evaluator
-from .optimizer import build_optimizer
+from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
+from hrnet_d2.evaluation import build_evaluator
+from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.solver import build_optimizer
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -186,7 +186,7 @@ def _warn_of_recipe(cfg: CfgNode) -> None:
         and "hrnet" in cfg.MODEL.BACKBONE.NAME
     ):
         logger.warning(
-            "MODEL.WEIGHTS is empty and MODEL.HRNETV2P.NORM_EVAL is True: normalisation layers "
+            "MODEL.WEIGHTS is empty and MODEL.HRNETV2P.NORM_EVAL is True: normalization layers "
             "would keep statistics that were never measured. To train from scratch set "
             "MODEL.HRNETV2P.NORM_EVAL False"
         )

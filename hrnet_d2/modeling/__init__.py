@@ -1,17 +1,18 @@
 """Networks: tensors in, tensors out.  Importing this registers them with Detectron2."""
 
-from .cascade import MaxIoUCascadeROIHeads
-from .fcos import FCOS
-from .fcos_head import FCOSHead
-from .hrfpn import HRFPN, build_hrnetv2p_backbone
-from .hrnet import HRNet, build_hrnetv2_backbone
-from .htc import HTCROIHeads, HybridTaskCascade
-from .htc_mask_head import HTCMaskHead
+from .backbone.hrfpn import HRFPN, build_hrnetv2p_backbone
+from .backbone.hrnet import HRNet, build_hrnetv2_backbone
+from .backbone.resnet_fpn import build_norm_eval_resnet_fpn_backbone
 from .matcher import MaxIoUMatcher
-from .norm_eval_resnet import build_norm_eval_resnet_fpn_backbone
-from .roi_heads import MaxIoUROIHeads
-from .rpn import MaxIoURPN
-from .semantic import FusedSemanticHead
+from .meta_arch.fcos.fcos import FCOS
+from .meta_arch.fcos.head import FCOSHead
+from .meta_arch.htc import HybridTaskCascade
+from .proposal_generator.rpn import MaxIoURPN
+from .roi_heads.cascade_rcnn import MaxIoUCascadeROIHeads
+from .roi_heads.htc import HTCROIHeads
+from .roi_heads.htc_mask_head import HTCMaskHead
+from .roi_heads.roi_heads import MaxIoUROIHeads
+from .roi_heads.semantic_head import FusedSemanticHead
 
 __all__ = [
     "FCOS",

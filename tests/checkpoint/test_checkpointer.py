@@ -20,16 +20,15 @@ from torch import nn
 import hrnet_d2
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError, UnsafeCheckpointError
 from hrnet_d2.modeling import HRFPN, HRNet
-
-from . import samples
-from .test_reading import Payload
+from tests.checkpoint import samples
+from tests.checkpoint.test_reading import Payload
 
 WIDTH = 2
 
 
-def official_state(trunk: HRNet, classes: int = 10) -> dict[str, torch.Tensor]:
-    """A trunk as the official ImageNet files have it, with parts of the classifier."""
-    state = {name: value.clone() for name, value in trunk.state_dict().items()}
+def official_state(backbone: HRNet, classes: int = 10) -> dict[str, torch.Tensor]:
+    """A backbone as the official ImageNet files have it, with parts of the classifier."""
+    state = {name: value.clone() for name, value in backbone.state_dict().items()}
     state["incre_modules.0.0.conv1.weight"] = torch.rand(32, WIDTH, 1, 1)
     state["incre_modules.0.0.bn1.num_batches_tracked"] = torch.tensor(0)
     state["downsamp_modules.0.0.bias"] = torch.rand(8)
@@ -39,13 +38,13 @@ def official_state(trunk: HRNet, classes: int = 10) -> dict[str, torch.Tensor]:
     return state
 
 
-def random_trunk(seed: int = 0) -> HRNet:
+def random_backbone(seed: int = 0) -> HRNet:
     torch.manual_seed(seed)
-    trunk = HRNet(WIDTH)
-    for value in trunk.state_dict().values():
+    backbone = HRNet(WIDTH)
+    for value in backbone.state_dict().values():
         if value.is_floating_point():
             value.uniform_()
-    return trunk
+    return backbone
 
 
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -122,7 +121,7 @@ def test_safetensors_of_a_detector(source, tmp_path):
         ({"name": samples.FCOS}, "Another family: take a config of Faster R-CNN"),
     ],
 )
-def test_a_detector_that_does_not_fit_is_refused_whole(mmdet_file, changes, cause):
+def test_a_detector_that_does_not_match_is_refused_whole(mmdet_file, changes, cause):
     target = samples.model(seed=1, **changes)
     before = snapshot(target)
     with pytest.raises(CheckpointError) as error:
@@ -233,7 +232,7 @@ def test_a_detector_grows_a_mask_head_when_asked(source, mmdet_file):
     assert_equal_where(target, source.state_dict(), before, lambda key: "mask_head" in key)
 
 
-def test_the_trunk_must_fit_even_partially(mmdet_file):
+def test_the_backbone_must_match_even_partially(mmdet_file):
     target = samples.model(seed=1, width=4)
     before = snapshot(target)
     with pytest.raises(CheckpointError, match="Another width"):
@@ -241,18 +240,18 @@ def test_the_trunk_must_fit_even_partially(mmdet_file):
     assert_untouched(target, before)
 
 
-# Trunks
+# Backbones
 
 
 @pytest.mark.parametrize("form", ["bare", "state_dict", "module", "safetensors", "mmpretrain"])
-def test_imagenet_weights_fill_the_trunk(tmp_path, form, caplog):
-    trunk = random_trunk()
-    state = official_state(trunk)
+def test_imagenet_weights_fill_the_backbone(tmp_path, form, caplog):
+    backbone = random_backbone()
+    state = official_state(backbone)
     path = tmp_path / ("x.safetensors" if form == "safetensors" else "x.pth")
     if form == "safetensors":
         save_file(state, path)
     elif form == "mmpretrain":
-        body = {f"backbone.{n}": v for n, v in trunk.state_dict().items()}
+        body = {f"backbone.{n}": v for n, v in backbone.state_dict().items()}
         torch.save({"state_dict": {**body, "head.fc.weight": torch.zeros(10, 8)}}, path)
     elif form == "module":
         torch.save({"state_dict": {f"module.{n}": v for n, v in state.items()}}, path)
@@ -264,22 +263,22 @@ def test_imagenet_weights_fill_the_trunk(tmp_path, form, caplog):
     with caplog.at_level(logging.INFO):
         Checkpointer(target).load(str(path))
     prefix = "backbone.bottom_up."
-    wanted = {prefix + name: value for name, value in trunk.state_dict().items()}
+    wanted = {prefix + name: value for name, value in backbone.state_dict().items()}
     assert_equal_where(target, wanted, before, lambda name: not name.startswith(prefix))
     assert "roi_heads.box_head.fc1" in caplog.text and "keep their initial values" in caplog.text
     assert not any(record.levelno >= logging.WARNING for record in caplog.records)
 
 
-def test_predicting_with_a_trunk_is_warned_of(tmp_path, caplog):
-    torch.save(official_state(random_trunk()), tmp_path / "x.pth")
+def test_predicting_with_a_backbone_is_warned_of(tmp_path, caplog):
+    torch.save(official_state(random_backbone()), tmp_path / "x.pth")
     with caplog.at_level(logging.WARNING):
         Checkpointer(samples.model().eval()).load(str(tmp_path / "x.pth"))
     assert "keep their initial values" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["missing", "shape"])
-def test_an_incomplete_trunk_is_refused(tmp_path, change):
-    state = official_state(random_trunk())
+def test_an_incomplete_backbone_is_refused(tmp_path, change):
+    state = official_state(random_backbone())
     name = "stage4.2.fuse_layers.0.3.0.weight"
     if change == "missing":
         del state[name]
@@ -293,14 +292,14 @@ def test_an_incomplete_trunk_is_refused(tmp_path, change):
     assert_untouched(target, before)
 
 
-def test_trunks_alone_in_other_places(tmp_path):
-    trunk = random_trunk()
-    torch.save(official_state(trunk), tmp_path / "x.pth")
+def test_backbones_alone_in_other_places(tmp_path):
+    backbone = random_backbone()
+    torch.save(official_state(backbone), tmp_path / "x.pth")
     alone, with_neck = HRNet(WIDTH), HRFPN(HRNet(WIDTH), out_channels=8)
     Checkpointer(alone).load(str(tmp_path / "x.pth"))
-    samples.assert_same(alone, trunk)
+    samples.assert_same(alone, backbone)
     Checkpointer(with_neck).load(str(tmp_path / "x.pth"))
-    samples.assert_same(with_neck.bottom_up, trunk)
+    samples.assert_same(with_neck.bottom_up, backbone)
 
 
 def test_the_backbone_of_a_detector(source, mmdet_file):
@@ -321,13 +320,13 @@ def test_stock_retinanet_on_hrnet(tmp_path):
     cfg.MODEL.HRNETV2P.NECK.OUT_CHANNELS = 8
     cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5"]
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128]]
-    trunk, target = random_trunk(), build_model(cfg)
-    torch.save(official_state(trunk), tmp_path / "x.pth")
+    backbone, target = random_backbone(), build_model(cfg)
+    torch.save(official_state(backbone), tmp_path / "x.pth")
     Checkpointer(target).load(str(tmp_path / "x.pth"))
-    samples.assert_same(target.backbone.bottom_up, trunk)
+    samples.assert_same(target.backbone.bottom_up, backbone)
 
 
-def test_timm_computes_what_our_trunk_computes(tmp_path):
+def test_timm_computes_what_our_backbone_computes(tmp_path):
     torch.manual_seed(0)
     theirs = timm.create_model("hrnet_w18", pretrained=False).eval()
     for name, value in theirs.state_dict().items():
@@ -383,16 +382,16 @@ def test_resuming_is_never_partial(tmp_path):
 
 def test_matching_heuristics_of_detectron2(tmp_path):
     """Files that Detectron2 matches by likeness, asked for in the address or by the file."""
-    trunk = random_trunk()
-    arrays = {name: value.numpy() for name, value in trunk.state_dict().items()}
+    backbone = random_backbone()
+    arrays = {name: value.numpy() for name, value in backbone.state_dict().items()}
     content = {"model": arrays, "__author__": "someone", "matching_heuristics": True}
     with open(tmp_path / "x.pkl", "wb") as file:
         pickle.dump(content, file)
-    torch.save(trunk.state_dict(), tmp_path / "x.pth")
+    torch.save(backbone.state_dict(), tmp_path / "x.pth")
     for address in (tmp_path / "x.pkl", f"{tmp_path / 'x.pth'}?matching_heuristics=True"):
         target = samples.model(seed=1)
         Checkpointer(target).load(str(address))
-        samples.assert_same(target.backbone.bottom_up, trunk)
+        samples.assert_same(target.backbone.bottom_up, backbone)
     with pytest.raises(CheckpointError, match="unknown query"):
         Checkpointer(target).load(f"{tmp_path / 'x.pth'}?partial=True")
 

@@ -9,8 +9,7 @@ import torch
 from safetensors import safe_open
 
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError, convert, load_file
-
-from . import samples
+from tests.checkpoint import samples
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["red cell", "white cell", "platelet", "four", "five"]
@@ -76,17 +75,17 @@ def test_class_names_of_each_version(source, tmp_path, meta, names):
     assert load_file(path).class_names == names
 
 
-def test_a_trunk_is_converted_alone(source, tmp_path):
-    trunk = source.backbone.bottom_up
-    state = {name: value.clone() for name, value in trunk.state_dict().items()}
+def test_a_backbone_is_converted_alone(source, tmp_path):
+    backbone = source.backbone.bottom_up
+    state = {name: value.clone() for name, value in backbone.state_dict().items()}
     torch.save({**state, "classifier.bias": torch.zeros(10)}, tmp_path / "imagenet.pth")
-    target = str(tmp_path / "trunk.safetensors")
+    target = str(tmp_path / "backbone.safetensors")
     conversion = convert(str(tmp_path / "imagenet.pth"), target)
     assert conversion.problems == []
     assert ("classifier.bias", "-", "", "unused: ImageNet classifier") in conversion.rows
     model = samples.model(samples.MASK, seed=1)
     Checkpointer(model).load(target)
-    samples.assert_same(model.backbone.bottom_up, trunk)
+    samples.assert_same(model.backbone.bottom_up, backbone)
 
 
 def test_nothing_is_written_of_what_is_not_accounted_for(source, tmp_path):

@@ -7,9 +7,8 @@ import torch
 
 from hrnet_d2.checkpoint import Checkpointer, load_file
 from hrnet_d2.checkpoint.legacy import upgrade
-from hrnet_d2.checkpoint.recognition import Layout, recognise
-
-from . import samples
+from hrnet_d2.checkpoint.recognition import Layout, recognize
+from tests.checkpoint import samples
 
 
 def to_v1(state: dict[str, torch.Tensor], fork: bool = False) -> dict[str, torch.Tensor]:
@@ -67,11 +66,11 @@ def test_class_agnostic_regression_stays():
 
 def test_what_tells_the_versions_apart():
     two_stage = {"backbone.conv1.weight", "rpn_head.rpn_cls.bias"}
-    assert recognise(two_stage | {"bbox_head.fc_cls.bias"}) is Layout.MMDET_V1
-    assert recognise(two_stage | {"roi_head.bbox_head.fc_cls.bias"}) is Layout.MMDET
+    assert recognize(two_stage | {"bbox_head.fc_cls.bias"}) is Layout.MMDET_V1
+    assert recognize(two_stage | {"roi_head.bbox_head.fc_cls.bias"}) is Layout.MMDET
     # files of 1.x that MMDetection's own tool has upgraded keep the version they came from
-    assert recognise(two_stage | {"roi_head.bbox_head.fc_cls.bias"}, "1.0.0") is Layout.MMDET
+    assert recognize(two_stage | {"roi_head.bbox_head.fc_cls.bias"}, "1.0.0") is Layout.MMDET
     one_stage = {"backbone.conv1.weight", "bbox_head.fcos_cls.bias"}
-    assert recognise(one_stage) is Layout.MMDET
-    assert recognise(one_stage, "1.2.0") is Layout.MMDET_V1
-    assert recognise(one_stage, "2.0.0") is Layout.MMDET
+    assert recognize(one_stage) is Layout.MMDET
+    assert recognize(one_stage, "1.2.0") is Layout.MMDET_V1
+    assert recognize(one_stage, "2.0.0") is Layout.MMDET

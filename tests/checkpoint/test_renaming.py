@@ -7,13 +7,12 @@ import torch
 from detectron2.modeling import build_model
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint.fitting import fit
 from hrnet_d2.checkpoint.formats import Contents
 from hrnet_d2.checkpoint.loading import account
+from hrnet_d2.checkpoint.matching import match_to_model
 from hrnet_d2.checkpoint.recognition import Layout, describe
 from hrnet_d2.checkpoint.renaming import rename
-
-from ..parity import load_case
+from tests.parity import load_case
 
 CONFIGS = {
     "faster_rcnn_hrnetv2p_w18": "faster_rcnn_hrnetv2p_w18_1x_coco",
@@ -58,7 +57,7 @@ def test_every_tensor_of_every_family_is_used(case):
     assert checkpoint.names.keys() == tensors.keys()
     assert len(set(checkpoint.names.values())) == len(tensors)
     model = meta_model(CONFIGS[case])
-    result = fit(checkpoint, model)
+    result = match_to_model(checkpoint, model)
     assert result.missing == [] and result.unexpected == [] and result.wrong_shape == {}
     # Norm layers that are frozen for good count no batches.
     left = [name for name in result.unused if not name.endswith("num_batches_tracked")]

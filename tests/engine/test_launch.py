@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .tiny import QUICK_START, TINY
+from tests.engine.tiny import QUICK_START, TINY
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

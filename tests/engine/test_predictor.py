@@ -4,8 +4,7 @@ import torch
 from detectron2.modeling import build_model
 
 import hrnet_d2
-
-from .tiny import tiny_config
+from tests.engine.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import torch
 from detectron2.utils.env import seed_all_rng
 
 from hrnet_d2.engine import Trainer, evaluate
-
-from .tiny import tiny_config
+from tests.engine.tiny import tiny_config
 
 
 def train(cfg, resume=False) -> Trainer:

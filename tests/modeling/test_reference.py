@@ -13,8 +13,7 @@ from detectron2.structures import Boxes, pairwise_iou
 
 from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.checkpoint import Checkpointer, load_file
-
-from ..parity import (
+from tests.parity import (
     FEATURE_TOLERANCE,
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,

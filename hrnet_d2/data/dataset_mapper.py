@@ -1,0 +1,321 @@
+"""From a dataset record, or an image in memory, to what the networks take."""
+
+import copy
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, BoxMode
+from fvcore.transforms.transform import Transform
+
+from .image_io import ImageReadError, check_image_size, read_image, read_label_map
+from .masks import rasterize
+from .transforms import build_augmentation
+
+__all__ = ["HRNetDatasetMapper", "InferenceInput", "uses_semantic_maps"]
+
+
+def uses_semantic_maps(cfg: CfgNode) -> bool:
+    """Whether training of this model reads semantic maps: HTC with its semantic branch."""
+    return cfg.MODEL.META_ARCHITECTURE == "HybridTaskCascade" and cfg.MODEL.HTC.SEMANTIC_ON
+
+
+class HRNetDatasetMapper(DatasetMapper):
+    """Detectron2's mapper with MMDetection's reading, resizing, masks and choice of boxes.
+
+    Serves training and test loaders.  Images stay uint8 until the network normalizes them on its
+    device: the values are the same, and a quarter of the bytes is copied.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | Transform],
+        image_format: str,
+        backend: str = "opencv",
+        min_box_size: float = 1.0,
+        use_sem_seg: bool = False,
+        sem_seg_classes: int = 183,
+        sem_seg_ignore: int = 255,
+        **base,
+    ):
+        """
+        Args:
+            is_train: give annotations along with the image.
+            augmentations: applied to the image and all that goes with it.
+            image_format: order of the channels, "BGR" or "RGB".
+            backend: "opencv" or "detectron2", what reads images. With "opencv" and masks as
+                bitmaps, polygons are rasterized at the size of the image file and the bitmaps go
+                through the augmentations, as in MMDetection; otherwise Detectron2's own handling.
+            min_box_size: boxes whose width or height is less, in pixels of the file, are dropped,
+                and those beside the image (MMDetection's ``CocoDataset``); 0 keeps all boxes.
+            use_sem_seg: read the semantic maps of records that have a "sem_seg_file_name".
+            sem_seg_classes: labels of maps are below this number,
+            sem_seg_ignore: or this one.
+            base: the other arguments of Detectron2's ``DatasetMapper``.
+        """
+        super().__init__(
+            is_train, augmentations=list(augmentations), image_format=image_format, **base
+        )
+        self.backend = backend
+        self.min_box_size = min_box_size
+        self.use_sem_seg = use_sem_seg and is_train
+        self.sem_seg_classes = sem_seg_classes
+        self.sem_seg_ignore = sem_seg_ignore
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        arguments = super().from_config(cfg, is_train)
+        arguments.update(
+            augmentations=build_augmentation(cfg, is_train),
+            backend=cfg.INPUT.BACKEND,
+            min_box_size=cfg.INPUT.MIN_BOX_SIZE,
+            use_sem_seg=uses_semantic_maps(cfg),
+            sem_seg_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            sem_seg_ignore=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+        return arguments
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: a record in Detectron2's format; it is left as it is.
+
+        Returns:
+            The record without its annotations, and with "image", (3, H, W) uint8, "height" and
+            "width" of the file; in training also "instances" and, where the record has a map and
+            the model uses it, "sem_seg", (H, W) int64.
+
+        Raises:
+            FileNotFoundError: the image or the map is missing.
+            ImageReadError: one of them cannot be decoded or does not fit.
+            SizeMismatchError: the image's size is not the annotation's.
+            ValueError: an annotation is unusable; the message names the image.
+        """
+        _keep_to_one_thread_in_workers()
+        record = dict(dataset_dict)
+        annotations = record.pop("annotations", None)
+        sem_seg_file = record.pop("sem_seg_file_name", None)
+
+        image = read_image(record["file_name"], self.image_format, self.backend)
+        check_image_size(record, image)
+        sem_seg = None
+        if self.use_sem_seg and sem_seg_file is not None:
+            sem_seg = self._read_sem_seg(sem_seg_file, record)
+
+        inputs = T.AugInput(image, sem_seg=sem_seg)
+        transforms = self.augmentations(inputs)
+        image_shape = inputs.image.shape[:2]
+        record["image"] = _to_tensor(inputs.image)
+        if inputs.sem_seg is not None:
+            record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(
+                record, image_shape, transforms, proposal_topk=self.proposal_topk
+            )
+        if self.is_train and annotations is not None:
+            record["annotations"] = annotations
+            self._transform_annotations(record, transforms, image_shape)
+        return record
+
+    def _transform_annotations(
+        self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple[int, int]
+    ) -> None:
+        """Replace "annotations" of the record by "instances"."""
+        size = dataset_dict["height"], dataset_dict["width"]
+        # Floats, since NumPy would cut the fractions off when whole-numbered boxes are scaled.
+        usable = [
+            {**a, "bbox": [float(v) for v in a["bbox"]]}
+            for a in dataset_dict["annotations"]
+            if self._is_usable(a, *size)
+        ]
+        as_bitmaps = (
+            self.use_instance_mask
+            and self.instance_mask_format == "bitmask"
+            and self.backend == "opencv"
+        )
+        if self.use_instance_mask:
+            for annotation in usable:
+                if not _has_segmentation(annotation):
+                    raise ValueError(
+                        f"An object of image {dataset_dict['file_name']} (box "
+                        f"{annotation['bbox']}) has no segmentation, and this model learns "
+                        "masks (MODEL.MASK_ON). Train a model of boxes (faster_rcnn, cascade_rcnn "
+                        "or fcos configs), or give every object its outline."
+                    )
+        if not as_bitmaps:
+            # Detectron2's own way, which writes into the annotations.
+            dataset_dict["annotations"] = copy.deepcopy(usable)
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+            return
+
+        del dataset_dict["annotations"]
+        dropped = ("segmentation",) if self.use_keypoint else ("segmentation", "keypoints")
+        boxes = [
+            detection_utils.transform_instance_annotations(
+                {k: v for k, v in annotation.items() if k not in dropped},
+                transforms,
+                image_shape,
+                keypoint_hflip_indices=self.keypoint_hflip_indices,
+            )
+            for annotation in usable
+        ]
+        instances = detection_utils.annotations_to_instances(boxes, image_shape)
+        masks = np.empty((len(usable), *image_shape), dtype=bool)
+        for i, annotation in enumerate(usable):
+            try:
+                bitmap = rasterize(annotation["segmentation"], *size)
+            except ValueError as error:
+                raise ValueError(f"Image {dataset_dict['file_name']}: {error}") from error
+            masks[i] = transforms.apply_segmentation(bitmap)
+        instances.gt_masks = BitMasks(torch.from_numpy(masks))
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        # An object whose bitmap is empty stays, as in MMDetection: its box is at least a pixel.
+        dataset_dict["instances"] = detection_utils.filter_empty_instances(instances, by_mask=False)
+
+    def _is_usable(self, annotation: dict, height: int, width: int) -> bool:
+        if annotation.get("iscrowd", 0):
+            return False
+        if self.min_box_size <= 0:
+            return True
+        x1, y1, x2, y2 = BoxMode.convert(
+            list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
+        )
+        if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
+            w, h = annotation["bbox"][2:]  # as written: no rounding of (x + w) - x
+        else:
+            w, h = x2 - x1, y2 - y1
+        overlaps = min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
+        return overlaps and w >= self.min_box_size and h >= self.min_box_size
+
+    def _read_sem_seg(self, path: str, record: dict) -> np.ndarray:
+        try:
+            labels = read_label_map(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"Semantic map {path} of image {record['file_name']} does not exist. Give the maps "
+                "of all images of the dataset, or train without the semantic branch "
+                "(MODEL.HTC.SEMANTIC_ON False)."
+            ) from error
+        if labels.shape != (record["height"], record["width"]):
+            raise ImageReadError(
+                f"Semantic map {path} is {labels.shape[1]} x {labels.shape[0]} pixels (width x "
+                f"height), its image {record['file_name']} is {record['width']} x "
+                f"{record['height']}: they must be the same."
+            )
+        counts = np.bincount(labels.ravel(), minlength=256)
+        if self.sem_seg_ignore < len(counts):
+            counts[self.sem_seg_ignore] = 0
+        unknown = np.flatnonzero(counts[self.sem_seg_classes :]) + self.sem_seg_classes
+        if len(unknown):
+            raise ImageReadError(
+                f"Semantic map {path} holds the labels {unknown.tolist()}, the model knows 0 to "
+                f"{self.sem_seg_classes - 1} and {self.sem_seg_ignore} (ignored). Set "
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES to more than the greatest label of the maps."
+            )
+        return labels
+
+
+class InferenceInput:
+    """An image in memory as the network's input, through the steps of the test loader.
+
+    ``InferenceInput(cfg)(image)`` gives what ``HRNetDatasetMapper(cfg, False)`` gives for the
+    file of that image.
+    """
+
+    @configurable
+    def __init__(self, *, resize: T.Augmentation, image_format: str):
+        """
+        Args:
+            resize: of the test loader.
+            image_format: of the network's input, "BGR" or "RGB".
+
+        Raises:
+            ValueError: another format.
+        """
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(
+                f'Images in memory are BGR and can be given as "BGR" or "RGB", not as '
+                f"INPUT.FORMAT {image_format!r}."
+            )
+        self.resize = resize
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        (resize,) = build_augmentation(cfg, is_train=False)
+        return {"resize": resize, "image_format": cfg.INPUT.FORMAT}
+
+    def __call__(self, image: np.ndarray) -> dict:
+        """
+        Args:
+            image: (H, W, 3) uint8, BGR, as ``cv2.imread`` gives it.
+
+        Returns:
+            "image", (3, H', W') uint8 at the network's size, and "height" and "width", H and W.
+
+        Raises:
+            TypeError: not an array, or not of uint8.
+            ValueError: not of three channels, or empty.
+        """
+        check_image(image)
+        height, width = image.shape[:2]
+        if self.image_format == "RGB":
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = self.resize.get_transform(image).apply_image(image)
+        return {"image": _to_tensor(image), "height": height, "width": width}
+
+    def padded_size(self, size: tuple[int, int], divisor: int) -> tuple[int, int]:
+        """Height and width that an image of ``size`` (height, width) has in the network: resized
+        and padded to multiples of ``divisor``, as Detectron2's ``ImageList`` pads a single image.
+        """
+        no_pixels = np.broadcast_to(np.uint8(0), (*size, 3))
+        transform = self.resize.get_transform(no_pixels)
+        height = getattr(transform, "new_h", size[0])
+        width = getattr(transform, "new_w", size[1])
+        divisor = max(divisor, 1)
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def check_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"An image must be a NumPy array (height, width, 3), got {type(image).__name__}. "
+            "Read files with cv2.imread, which returns None for those that it cannot read."
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"An image must have the shape (height, width, 3), blue first; got {image.shape}. "
+            "Convert gray images with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), images with alpha "
+            "with cv2.COLOR_BGRA2BGR."
+        )
+    if image.size == 0:
+        raise ValueError(f"The image is empty: its shape is {image.shape}.")
+    if image.dtype != np.uint8:
+        raise TypeError(
+            f"An image must be of type uint8 with values 0 to 255, got {image.dtype}. Scale it and "
+            "convert it with astype(np.uint8)."
+        )
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, C) to a contiguous (C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _has_segmentation(annotation: dict) -> bool:
+    segmentation = annotation.get("segmentation")
+    return segmentation is not None and len(segmentation) > 0
+
+
+def _keep_to_one_thread_in_workers() -> None:
+    """OpenCV's own threads only compete where a loader has a process for each core."""
+    if torch.utils.data.get_worker_info() is not None and cv2.getNumThreads() > 1:
+        cv2.setNumThreads(0)

@@ -1,0 +1,1 @@
+"""Datasets: custom COCO files, COCO with stuff maps, built-in shapes."""

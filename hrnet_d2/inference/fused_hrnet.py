@@ -1,0 +1,254 @@
+"""HRNet and HRFPN for inference: the same sums in fewer passes over memory."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import Backbone
+from torch import nn
+
+from hrnet_d2.layers.norm_folding import can_fold
+from hrnet_d2.modeling.backbone.hrfpn import HRFPN, upsample
+from hrnet_d2.modeling.backbone.hrnet import LEVELS, BasicBlock, Bottleneck, HRModule, HRNet
+
+from .fused_conv import FusedConv2d, can_fuse, fuse_conv
+
+__all__ = ["FusedHRFPN", "FusedHRNet", "can_rewrite"]
+
+PIECE_BYTES = 30 * 2**20
+
+
+def can_rewrite(module: HRNet | HRFPN) -> bool:
+    """Whether a backbone or neck has a fast form: its normalization layers must fold.
+
+    Of a neck only its own layers count, not its backbone's.
+    """
+    if isinstance(module, HRFPN):
+        names = [name[1:] for name in module._out_features]
+        convs = [getattr(module, f"fpn_output{name}") for name in names]
+        return all(can_fuse(conv) for conv in [module.reduction_conv, *convs])
+    plain = (nn.Conv2d, nn.ReLU, nn.Upsample)
+    leaves = [m for m in module.modules() if next(m.children(), None) is None]
+    return all(isinstance(m, plain) or can_fold(m) for m in leaves if not _is_list(m))
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, (nn.ModuleList, nn.Sequential))
+
+
+def _fuse(layers: nn.Sequential) -> nn.Sequential:
+    """Convolution, norm and perhaps ReLU, repeated, to one layer each; an upsampling is dropped."""
+    fused = []
+    for module in layers:
+        if isinstance(module, nn.Sequential):
+            fused.extend(_fuse(module))
+        elif isinstance(module, nn.Conv2d):
+            fused.append(module)
+        elif isinstance(module, nn.ReLU):
+            fused[-1].relu = True
+        elif not isinstance(module, nn.Upsample):
+            fused[-1] = FusedConv2d(fused[-1], module)
+    return nn.Sequential(*fused)
+
+
+def _add_upsampled(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    """``fine`` plus ``coarse`` with each pixel repeated twice a side."""
+    return fine + F.interpolate(coarse, scale_factor=2, mode="nearest")
+
+
+class _FusedBlock(nn.Module):
+    """A BasicBlock: two convolutions, the sum and both ReLUs inside them."""
+
+    def __init__(self, block: BasicBlock):
+        super().__init__()
+        self.conv1 = FusedConv2d(block.conv1, block.bn1, relu=True)
+        self.conv2 = FusedConv2d(block.conv2, block.bn2, relu=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x), x)
+
+
+class _FusedBottleneck(nn.Module):
+    """A Bottleneck: three convolutions, the sum and the ReLUs inside them."""
+
+    def __init__(self, block: Bottleneck):
+        super().__init__()
+        self.conv1 = FusedConv2d(block.conv1, block.bn1, relu=True)
+        self.conv2 = FusedConv2d(block.conv2, block.bn2, relu=True)
+        self.conv3 = FusedConv2d(block.conv3, block.bn3, relu=True)
+        self.downsample = None if block.downsample is None else _fuse(block.downsample)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.conv3(self.conv2(self.conv1(x)), shortcut)
+
+
+class _FusedModule(nn.Module):
+    """An HRModule whose exchange sums inside the convolutions.
+
+    Repeating pixels commutes with sums: the coarser branches' terms are added at the coarser
+    resolution and repeated by two a time, so that the finest map is passed over once.
+    """
+
+    def __init__(self, module: HRModule):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(_FusedBlock(block) for block in branch)) for branch in module.branches
+        )
+        self.paths = nn.ModuleList(
+            nn.ModuleList(nn.Identity() if path is None else _fuse(path) for path in paths)
+            for paths in module.fuse_layers
+        )
+        for i, paths in enumerate(self.paths):
+            if i > 0:
+                paths[0][-1].relu = True  # summed last
+
+    def forward(self, *xs: torch.Tensor) -> list[torch.Tensor]:
+        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+        outputs = []
+        for i, paths in enumerate(self.paths):
+            coarser = None
+            for path, x in reversed(list(zip(paths[i + 1 :], xs[i + 1 :], strict=True))):
+                term = path[0](x)
+                coarser = term if coarser is None else _add_upsampled(term, coarser)
+            total = xs[i] if coarser is None else _add_upsampled(xs[i], coarser)
+            for path, x in reversed(list(zip(paths[:i], xs[:i], strict=True))):
+                for layer in path[:-1]:
+                    x = layer(x)
+                total = path[-1](x, total)
+            outputs.append(total if i > 0 else total.relu_())
+        return outputs
+
+
+class FusedHRNet(Backbone):
+    """An ``HRNet`` on running statistics, for inference: same levels, equal to float rounding.
+
+    Args:
+        backbone: an HRNet whose normalization layers fold; keeps its weights.
+    """
+
+    def __init__(self, backbone: HRNet):
+        super().__init__()
+        self.channels_last = True
+        self._out_features = backbone._out_features
+        self._out_feature_channels = backbone._out_feature_channels
+        self._out_feature_strides = backbone._out_feature_strides
+        self.stem = nn.Sequential(
+            FusedConv2d(backbone.conv1, backbone.bn1, relu=True),
+            FusedConv2d(backbone.conv2, backbone.bn2, relu=True),
+            *(_FusedBottleneck(block) for block in backbone.layer1),
+        )
+        self.transitions = nn.ModuleList(
+            [
+                _fuse(backbone.transition1[0]),
+                _fuse(backbone.transition1[1]),
+                _fuse(backbone.transition2[-1]),
+                _fuse(backbone.transition3[-1]),
+            ]
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(_FusedModule(module) for module in stage)
+            for stage in (backbone.stage2, backbone.stage3, backbone.stage4)
+        )
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As ``HRNet.forward``."""
+        if x.dim() != 4 or x.shape[-2] % 32 or x.shape[-1] % 32:
+            raise ValueError(
+                f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
+                f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
+            )
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
+        xs = [transition(x) for transition in self.transitions[:2]]
+        for stage, transition in zip(self.stages, (None, *self.transitions[2:]), strict=True):
+            if transition is not None:
+                xs = [*xs, transition(xs[-1])]
+            for module in stage:
+                xs = module(*xs)
+        return {name: x for name, x in zip(LEVELS, xs, strict=True) if name in self._out_features}
+
+
+class FusedHRFPN(Backbone):
+    """An ``HRFPN`` for inference: same levels, equal to float rounding.
+
+    The 1x1 convolution of the concatenated maps is the sum of one for each branch, and it commutes
+    with bilinear upsampling.  So no map is concatenated, and every branch is mixed at its own
+    resolution.  A pooled level comes from the one before: means of means of equal
+    windows.
+    """
+
+    def __init__(self, neck: HRFPN, bottom_up: Backbone):
+        """
+        Args:
+            neck: without normalization layers, or with those that fold; keeps its weights.
+            bottom_up: the backbone to run instead of the neck's.
+        """
+        super().__init__()
+        self._out_features = neck._out_features
+        self._out_feature_channels = neck._out_feature_channels
+        self._out_feature_strides = neck._out_feature_strides
+        self.bottom_up = bottom_up
+        self.in_features = neck.in_features
+        self.pool = neck.pool
+        mixed = fuse_conv(neck.reduction_conv)
+        shapes = neck.bottom_up.output_shape()
+        channels = [shapes[name].channels for name in self.in_features]
+        self.mix_relu = mixed.relu
+        self.mix = nn.ModuleList(_split(mixed, channels))
+        self.outputs = nn.ModuleList(
+            fuse_conv(getattr(neck, f"fpn_output{name[1:]}")) for name in self._out_features
+        )
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.bottom_up.size_divisibility
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As ``HRFPN.forward``."""
+        features = self.bottom_up(x)
+        level = self._mix([features[name] for name in self.in_features])
+        outputs = {}
+        for i, (name, conv) in enumerate(zip(self._out_features, self.outputs, strict=True)):
+            if i > 0:
+                # A very thin map has no two rows (or columns) left to pool.
+                window = [min(2, size) for size in level.shape[-2:]]
+                level = self.pool(level, kernel_size=window, stride=window)
+            outputs[name] = conv(level)
+        return outputs
+
+    def _mix(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """Branches, finest first, to one map (N, out_channels, H, W) at the finest resolution."""
+        total = self.mix[0](maps[0])
+        for i in range(1, len(maps)):
+            _add_resized(total, self.mix[i](maps[i]), 2**i)
+        return total.relu_() if self.mix_relu else total
+
+
+def _add_resized(total: torch.Tensor, coarse: torch.Tensor, factor: int) -> None:
+    """Add ``coarse``, upsampled, to ``total`` in place; on the CPU some channels at a time.
+
+    The allocator gives blocks above 32 MiB back to the system, and getting their pages anew costs
+    several times what the upsampling does.
+    """
+    channels = total.shape[1]
+    if total.device.type == "cpu":
+        bytes_of_channel = max(1, total[:, 0].numel() * total.element_size())
+        channels = max(16, PIECE_BYTES // bytes_of_channel)
+    for start in range(0, total.shape[1], channels):
+        piece = slice(start, start + channels)
+        total[:, piece] += upsample(coarse[:, piece], factor)
+
+
+def _split(conv: FusedConv2d, channels: list[int]) -> list[FusedConv2d]:
+    """A convolution of concatenated maps to one for each; the first has the bias, none a ReLU."""
+    parts = []
+    for i, weight in enumerate(conv.weight.split(channels, dim=1)):
+        part = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
+        part.weight = nn.Parameter(weight)
+        part.bias = conv.bias if i == 0 else None
+        parts.append(FusedConv2d(part))
+    return parts

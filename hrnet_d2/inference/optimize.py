@@ -1,0 +1,217 @@
+"""Make a detector faster at inference.
+
+By default nothing changes but the order of float operations: the detections are the same to
+rounding.  What trades accuracy or start-up time is an argument each, and off.
+"""
+
+import contextlib
+import copy
+import itertools
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import Backbone
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from hrnet_d2.modeling.backbone.hrnet import HRNet
+
+from .cuda_graphs import CUDAGraphs
+from .fused_hrnet import FusedHRNet
+from .rewrite import rewrite_for_inference
+
+__all__ = ["is_optimized", "optimize", "optimize_by_config"]
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _InferenceOnly:
+    """What ``optimize`` puts before a model's own class: it runs, and does not train."""
+
+    _autocast: torch.dtype | None = None
+
+    def train(self, mode: bool = True):
+        if mode:
+            raise RuntimeError(
+                "this model is optimized for inference and cannot train: its normalization layers "
+                "are folded into the convolutions. Train the model that was given to "
+                "hrnet_d2.optimize, which is unchanged"
+            )
+        return super().train(False)
+
+    def forward(self, *args, **kwargs):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self._autocast is not None:
+                device = next(self.parameters()).device.type
+                stack.enter_context(torch.autocast(device, dtype=self._autocast))
+            outputs = super().forward(*args, **kwargs)
+        if self._autocast is not None and isinstance(outputs, list):
+            for output in outputs:
+                _to_float32(output.get("instances"))
+        return outputs
+
+
+def _to_float32(instances: Instances | None) -> None:
+    """Scores of 16 bits to float32, in place: NumPy and the evaluators have no bfloat16."""
+    if instances is not None:
+        for name, value in instances.get_fields().items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                instances.set(name, value.float())
+            elif isinstance(value, Boxes):
+                instances.set(name, Boxes(value.tensor.float()))
+
+
+class _OptimizedBackbone(Backbone):
+    """A backbone in another type, behind CUDA graphs, or with coarser sizes."""
+
+    def __init__(self, inner: Backbone, dtype: torch.dtype | None, bucket: int, graphs: bool):
+        super().__init__()
+        self.inner = inner if dtype is None else inner.to(dtype)
+        self.dtype = dtype
+        self.bucket = bucket
+        self.run = CUDAGraphs(inner) if graphs else None
+        self._out_features = inner._out_features
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.bucket or self.inner.size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return self.inner.padding_constraints
+
+    def output_shape(self):
+        return self.inner.output_shape()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.dtype is None:
+            return self.inner(x) if self.run is None else self.run(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.dtype)
+            features = self.inner(x) if self.run is None else self.run(x)
+        return {name: feature.float() for name, feature in features.items()}
+
+
+def is_optimized(model: nn.Module) -> bool:
+    """Whether a model came from :func:`optimize`."""
+    return isinstance(model, _InferenceOnly)
+
+
+def optimize(
+    model: nn.Module,
+    *,
+    fold: bool = True,
+    channels_last: bool | None = None,
+    winograd: bool = True,
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    cuda_graphs: bool = False,
+    size_bucket: int = 0,
+) -> nn.Module:
+    """A copy of a detector for fast inference; the model given stays as it is.
+
+    The copy is of the model's class, with the same ``backbone``, ``preprocess_image`` and
+    ``forward``, in eval mode for good; it shares the weights that it need not rewrite, and its
+    ``state_dict`` is its own, not to be saved.  It computes without gradients.
+
+    With the defaults results equal the model's to float rounding, on the CPU and on a GPU:
+    normalization is folded into convolutions; sums and ReLU run inside them; HRFPN concatenates
+    nothing; on the CPU large 3x3 convolutions take Winograd's algorithm and RoIAlign runs on all
+    threads.  Works for every Detectron2 model; parts that have no faster form stay.
+
+    Args:
+        model: any detector, with its weights loaded and on its device.
+        fold: rewrite layers as above.
+        channels_last: memory format of the maps; None is yes on the CPU, and on a GPU
+            with a 16-bit ``dtype``.
+        winograd: allow Winograd's algorithm (rounding of 1e-5 of the largest value of a map,
+            against 2e-6).
+        dtype: ``torch.bfloat16`` or ``torch.float16`` for the backbone, and autocast for the
+            heads. Changes results by the type's precision.
+        compile: ``torch.compile`` the backbone module by module, with dynamic sizes: one graph for
+            each stage, and some more where PyTorch picks other kernels for very small or very
+            large images. Needs a C++ compiler on the CPU, where the first image takes a minute
+            (``tools/benchmark.py inference --variants compile`` says how long).
+        cuda_graphs: on a GPU, replay the backbone as one CUDA graph for each size of input; falls
+            back to eager where a size cannot be captured, and on the CPU.
+        size_bucket: pad images to multiples of this, a multiple of 32, so that fewer sizes
+            occur for compilation and graphs. Changes results a little near the padded border.
+            0 pads to the backbone's own 32.
+
+    Returns:
+        The optimized copy; ``model`` itself where it is one already.
+
+    Raises:
+        ValueError: where an argument is not one of the above.
+    """
+    if is_optimized(model):
+        return model
+    if dtype not in DTYPES.values() and dtype != torch.float32:
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    if size_bucket < 0 or size_bucket % 32:
+        raise ValueError(f"size_bucket must be a multiple of 32, got {size_bucket}")
+    if dtype == torch.float32:
+        dtype = None
+    device = next(model.parameters()).device.type
+    if channels_last is None:
+        channels_last = device == "cpu" or dtype is not None
+    model = _copy_structure(model).eval()
+    model = rewrite_for_inference(
+        model, fold=fold, channels_last=channels_last, use_winograd=winograd
+    )
+    if compile:
+        for module in _repeated_modules(model):
+            module.compile(dynamic=True)
+    wrapped = dtype is not None or cuda_graphs or size_bucket
+    if wrapped and isinstance(getattr(model, "backbone", None), Backbone):
+        model.backbone = _OptimizedBackbone(model.backbone, dtype, size_bucket, cuda_graphs).eval()
+    # A subclass made here keeps isinstance and every attribute, and changes nobody's class.
+    name = f"Optimized{type(model).__name__}"
+    model.__class__ = type(name, (_InferenceOnly, type(model)), {"_autocast": dtype})
+    return model
+
+
+def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """:func:`optimize` as ``cfg.MODEL.OPTIMIZE`` says; ``model`` itself where it is off.
+
+    Raises:
+        ValueError: where a key has a value that is not one of those its comment names.
+    """
+    node = cfg.MODEL.OPTIMIZE
+    if not node.ENABLED:
+        return model
+    if node.DTYPE not in DTYPES:
+        raise ValueError(f"MODEL.OPTIMIZE.DTYPE must be one of {list(DTYPES)}, got {node.DTYPE!r}")
+    formats = {"auto": None, "on": True, "off": False}
+    if node.CHANNELS_LAST not in formats:
+        raise ValueError(
+            f"MODEL.OPTIMIZE.CHANNELS_LAST must be one of {list(formats)}, "
+            f"got {node.CHANNELS_LAST!r}"
+        )
+    return optimize(
+        model,
+        channels_last=formats[node.CHANNELS_LAST],
+        winograd=node.WINOGRAD,
+        dtype=DTYPES[node.DTYPE],
+        compile=node.COMPILE,
+        cuda_graphs=node.CUDA_GRAPHS,
+        size_bucket=node.SIZE_BUCKET,
+    )
+
+
+def _copy_structure(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares the tensors."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
+
+
+def _repeated_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules of backbones that occur again and again: compiled once, run many times."""
+    backbones = [m for m in model.modules() if isinstance(m, (FusedHRNet, HRNet))]
+    found = []
+    for backbone in backbones:
+        stages = getattr(backbone, "stages", None)
+        stages = [backbone.stage2, backbone.stage3, backbone.stage4] if stages is None else stages
+        found.extend(module for stage in stages for module in stage)
+    return found

@@ -1,0 +1,1 @@
+"""Backbones: HRNet, HRFPN and the ResNeXt-FPN that HTC is compared with."""

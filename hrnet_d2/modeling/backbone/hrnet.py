@@ -1,0 +1,379 @@
+"""HRNetV2: the high-resolution backbone.
+
+Four branches at strides 4, 8, 16 and 32 run side by side and exchange information after every
+module (Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition",
+https://arxiv.org/abs/1908.07919).  One number, the width W of the finest branch, fixes the whole
+network: branch ``i`` has ``W * 2**i`` channels.
+
+Parameter names are those of the official ImageNet files and of MMDetection's ``HRNet``, so that
+either loads without renaming below ``backbone.bottom_up.``.
+
+Shapes: N images, C channels, H and W rows and columns.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from fvcore.nn import weight_init
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from hrnet_d2.layers.norm_folding import NormFolding, conv_norm
+
+__all__ = ["HRNet", "build_hrnetv2_backbone"]
+
+STEM_CHANNELS = 64
+STAGE1_CHANNELS = 256
+# Modules in stages 2, 3 and 4; a stage has as many branches as its number.
+MODULES_PER_STAGE = (1, 4, 3)
+BLOCKS_PER_BRANCH = 4
+# Named as Detectron2's ResNet names the same strides, so that stock necks and heads find them.
+LEVELS = ("res2", "res3", "res4", "res5")
+STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
+
+_NormFactory = str | Callable[[int], nn.Module]
+
+
+def _norm(norm: _NormFactory, channels: int) -> nn.Module:
+    """Build a normalization layer; GroupNorm takes the most groups up to 32 that divide it."""
+    if norm == "GN":
+        # The widths 18, 36, 72 and 144 do not divide by the usual 32 groups.
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
+        return nn.GroupNorm(groups, channels)
+    layer = get_norm(norm, channels)
+    if layer is None:
+        raise ValueError(f"HRNet needs a normalization layer, got norm={norm!r}")
+    return layer
+
+
+def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
+    conv = Conv2d(cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False)
+    weight_init.c2_msra_fill(conv)
+    return conv
+
+
+class _ConvNorm(nn.Sequential):
+    """Convolution, normalization and whatever follows."""
+
+    folding: NormFolding | None = None
+
+    def __init__(
+        self, cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
+    ):
+        super().__init__(_conv(cin, cout, kernel, stride), _norm(norm, cout))
+        if relu:
+            self.append(nn.ReLU(inplace=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv, norm, *rest = self
+        x = conv_norm(conv, norm, x, self.folding)
+        for layer in rest:
+            x = layer(x)
+        return x
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and an identity shortcut; the block of every branch.
+
+    Args:
+        channels: of input and output, (N, channels, H, W).
+        norm: name or factory of the normalization layer.
+    """
+
+    folding: NormFolding | None = None
+
+    def __init__(self, channels: int, norm: _NormFactory):
+        super().__init__()
+        self.conv1 = _conv(channels, channels, 3)
+        self.bn1 = _norm(norm, channels)
+        self.conv2 = _conv(channels, channels, 3)
+        self.bn2 = _norm(norm, channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
+        out = conv_norm(self.conv2, self.bn2, out, self.folding)
+        out += x
+        return self.relu(out)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions with four-fold expansion; the block of stage 1.
+
+    Args:
+        cin: input channels, (N, cin, H, W).
+        planes: channels of the 3x3 convolution; the output has ``4 * planes``.
+        norm: name or factory of the normalization layer.
+    """
+
+    folding: NormFolding | None = None
+
+    def __init__(self, cin: int, planes: int, norm: _NormFactory):
+        super().__init__()
+        cout = 4 * planes
+        self.conv1 = _conv(cin, planes, 1)
+        self.bn1 = _norm(norm, planes)
+        self.conv2 = _conv(planes, planes, 3)
+        self.bn2 = _norm(norm, planes)
+        self.conv3 = _conv(planes, cout, 1)
+        self.bn3 = _norm(norm, cout)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _ConvNorm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.folding))
+        out = conv_norm(self.conv3, self.bn3, out, self.folding)
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class HRModule(nn.Module):
+    """Parallel branches, then the exchange between all of them.
+
+    Args:
+        channels: of each branch, finest first; branch ``i`` works at ``1 / 2**i`` of the finest.
+        norm: name or factory of the normalization layer.
+    """
+
+    def __init__(self, channels: Sequence[int], norm: _NormFactory):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(BasicBlock(c, norm) for _ in range(BLOCKS_PER_BRANCH)))
+            for c in channels
+        )
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(self._fuse_layer(channels, i, j, norm) for j in range(len(channels)))
+            for i in range(len(channels))
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    @staticmethod
+    def _fuse_layer(
+        channels: Sequence[int], i: int, j: int, norm: _NormFactory
+    ) -> nn.Module | None:
+        """The path from branch j to branch i; None where it is the identity."""
+        if i == j:
+            return None
+        if j > i:  # coarser: 1x1 at its own resolution, then repeat pixels
+            path = _ConvNorm(channels[j], channels[i], 1, 1, norm, relu=False)
+            path.append(nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
+            return path
+        # finer: halve i - j times; only the last step changes the channels and has no ReLU
+        steps = [_ConvNorm(channels[j], channels[j], 3, 2, norm) for _ in range(i - j - 1)]
+        steps.append(_ConvNorm(channels[j], channels[i], 3, 2, norm, relu=False))
+        return nn.Sequential(*steps)
+
+    def forward(self, *xs: torch.Tensor) -> list[torch.Tensor]:
+        """Maps of all branches, finest first, to maps of the same shapes."""
+        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+        outputs = []
+        for paths in self.fuse_layers:
+            terms = (x if path is None else path(x) for path, x in zip(paths, xs, strict=True))
+            # Summed in the order of the branches: another order changes the last bits.  The first
+            # sum makes a new tensor, since a branch's own output is read by every other path.
+            total = next(terms) + next(terms)
+            for term in terms:
+                total += term
+            outputs.append(self.relu(total))
+        return outputs
+
+
+@contextlib.contextmanager
+def _running_statistics_held(module: nn.Module):
+    """Keep BatchNorm's running statistics as they are, while it still uses the batch's own."""
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    saved = [(m.momentum, m.num_batches_tracked) for m in layers]
+    for m in layers:
+        m.momentum, m.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for m, (momentum, tracked) in zip(layers, saved, strict=True):
+            m.momentum, m.num_batches_tracked = momentum, tracked
+
+
+class HRNet(Backbone):
+    """The HRNetV2 backbone of any width.
+
+    As a user of Detectron2 would: ``build_hrnetv2_backbone`` in YAML, ``L(HRNet)(width=32)`` in a
+    LazyConfig.  Follows MMDetection's ``HRNet`` (and the official ``cls_hrnet``) exactly.
+    """
+
+    folding: NormFolding | None = None
+
+    @configurable
+    def __init__(
+        self,
+        width: int = 32,
+        *,
+        norm: _NormFactory = "BN",
+        norm_eval: bool = True,
+        freeze_at: int = 0,
+        fold_norm: bool = True,
+        act_checkpoint: Sequence[str] = (),
+        out_features: Sequence[str] = LEVELS,
+        in_channels: int = 3,
+    ):
+        """
+        Args:
+            width: channels of the finest branch: 18, 32, 40 and 48 have published weights.
+            norm: "BN", "FrozenBN", "SyncBN", "GN", or a callable from channels to a layer.
+            norm_eval: keep batch-normalization layers on their running statistics in training
+                while their weight and bias learn, as MMDetection's detectors are trained. Turn it
+                off to train from scratch.
+            freeze_at: number of stages that do not learn: 1 is the stem, 2 adds stage 1, up to 5.
+            fold_norm: in training, make normalization on running statistics part of the
+                convolution: same results and gradients to rounding, less memory and time.
+            act_checkpoint: names among "stage1" ... "stage4" whose activations are computed
+                again in the backward pass instead of kept: same results, less memory.
+            out_features: names among "res2" ... "res5" (strides 4 ... 32) to return.
+            in_channels: of the image.
+
+        Raises:
+            ValueError: where an argument is not one of the above.
+        """
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"HRNet's width must be positive, got {width}")
+        if not 0 <= freeze_at <= len(STAGES):
+            raise ValueError(f"HRNet's freeze_at must be in 0..{len(STAGES)}, got {freeze_at}")
+        for name in act_checkpoint:
+            if name not in STAGES[1:]:
+                raise ValueError(f"HRNet's act_checkpoint has {name!r}, not one of {STAGES[1:]}")
+        if not out_features or any(name not in LEVELS for name in out_features):
+            raise ValueError(f"HRNet's out_features {list(out_features)} are not among {LEVELS}")
+        self.norm_eval = norm_eval
+        self.freeze_at = freeze_at
+        self.act_checkpoint = tuple(act_checkpoint)
+        channels = [width * 2**i for i in range(len(LEVELS))]
+        self._out_features = [name for name in LEVELS if name in out_features]
+        self._out_feature_channels = dict(zip(LEVELS, channels, strict=True))
+        self._out_feature_strides = {name: 4 * 2**i for i, name in enumerate(LEVELS)}
+
+        self.conv1 = _conv(in_channels, STEM_CHANNELS, 3, stride=2)
+        self.bn1 = _norm(norm, STEM_CHANNELS)
+        self.conv2 = _conv(STEM_CHANNELS, STEM_CHANNELS, 3, stride=2)
+        self.bn2 = _norm(norm, STEM_CHANNELS)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = nn.Sequential(
+            Bottleneck(STEM_CHANNELS, STAGE1_CHANNELS // 4, norm),
+            *(Bottleneck(STAGE1_CHANNELS, STAGE1_CHANNELS // 4, norm) for _ in range(3)),
+        )
+        # Every stage opens one new branch from the coarsest map before it; the others pass through.
+        # The first transition also narrows stage 1's map to the finest branch.
+        self.transition1 = nn.ModuleList(
+            [
+                _ConvNorm(STAGE1_CHANNELS, channels[0], 3, 1, norm),
+                nn.Sequential(_ConvNorm(STAGE1_CHANNELS, channels[1], 3, 2, norm)),
+            ]
+        )
+        self.transition2 = nn.ModuleList(
+            [None, None, nn.Sequential(_ConvNorm(channels[1], channels[2], 3, 2, norm))]
+        )
+        self.transition3 = nn.ModuleList(
+            [None, None, None, nn.Sequential(_ConvNorm(channels[2], channels[3], 3, 2, norm))]
+        )
+        for stage, modules in enumerate(MODULES_PER_STAGE, start=2):
+            layers = (HRModule(channels[:stage], norm) for _ in range(modules))
+            setattr(self, f"stage{stage}", nn.ModuleList(layers))
+
+        if fold_norm:
+            norms = (m for m in self.modules() if isinstance(m, _BatchNorm | FrozenBatchNorm2d))
+            self.folding = NormFolding(norms)
+            for module in self.modules():
+                if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
+                    module.folding = self.folding
+        for module in self._frozen_modules():
+            for parameter in module.parameters():
+                parameter.requires_grad = False
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+        if "HRNETV2P" not in cfg.MODEL:
+            raise KeyError("cfg.MODEL has no HRNETV2P: call hrnet_d2.add_hrnet_config(cfg) first")
+        node = cfg.MODEL.HRNETV2P
+        return {
+            "width": node.WIDTH,
+            "norm": node.NORM,
+            "norm_eval": node.NORM_EVAL,
+            "freeze_at": node.FREEZE_AT,
+            "fold_norm": node.FOLD_NORM,
+            "act_checkpoint": node.ACT_CHECKPOINT,
+            "out_features": node.OUT_FEATURES,
+            "in_channels": 3 if input_shape is None else input_shape.channels,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the input must be multiples of this; Detectron2's models pad."""
+        return 32
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        stages = [
+            [self.conv1, self.bn1, self.conv2, self.bn2],
+            [self.layer1],
+            [self.transition1, self.stage2],
+            [self.transition2, self.stage3],
+            [self.transition3, self.stage4],
+        ]
+        return [module for stage in stages[: self.freeze_at] for module in stage]
+
+    def train(self, mode: bool = True):
+        """As ``nn.Module.train``, but layers on running statistics stay in eval mode."""
+        super().train(mode)
+        if mode:
+            for root in [self] if self.norm_eval else self._frozen_modules():
+                for module in root.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def _run(self, stage: str, module: nn.Module, *xs: torch.Tensor):
+        if stage in self.act_checkpoint and self.training and torch.is_grad_enabled():
+            # The second forward pass must not move the running statistics a second time.
+            contexts = lambda: (contextlib.nullcontext(), _running_statistics_held(module))  # noqa: E731
+            return checkpoint(module, *xs, use_reentrant=False, context_fn=contexts)
+        return module(*xs)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            x: normalized images (N, C, H, W), H and W multiples of 32.
+
+        Returns:
+            The levels of ``out_features``: name to (N, W * 2**i, H / stride, W / stride).
+
+        Raises:
+            ValueError: where H or W is no multiple of 32.
+        """
+        if x.dim() != 4 or x.shape[-2] % 32 or x.shape[-1] % 32:
+            raise ValueError(
+                f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
+                f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
+            )
+        if self.folding is not None:
+            self.folding.prepare()
+        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.folding))
+        for block in self.layer1:
+            x = self._run("stage1", block, x)
+
+        xs = [transition(x) for transition in self.transition1]
+        for stage, transition in ((2, None), (3, self.transition2), (4, self.transition3)):
+            if transition is not None:
+                xs = [*xs, transition[-1](xs[-1])]
+            for module in getattr(self, f"stage{stage}"):
+                xs = self._run(f"stage{stage}", module, *xs)
+        return {name: x for name, x in zip(LEVELS, xs, strict=True) if name in self._out_features}
+
+
+@BACKBONE_REGISTRY.register()
+def build_hrnetv2_backbone(cfg, input_shape: ShapeSpec) -> HRNet:
+    """The backbone alone, from ``cfg.MODEL.HRNETV2P``: levels "res2" ... "res5" for any neck."""
+    return HRNet(cfg, input_shape)

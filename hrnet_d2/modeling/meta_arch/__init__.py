@@ -1,0 +1,1 @@
+"""Meta-architectures: FCOS and Hybrid Task Cascade."""

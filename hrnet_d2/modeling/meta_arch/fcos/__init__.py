@@ -1,0 +1,1 @@
+"""FCOS: a one-stage detector without anchors."""

@@ -1,0 +1,79 @@
+"""The meta-architecture of Hybrid Task Cascade: images and their semantic maps to the ROI heads.
+
+Chen et al., "Hybrid Task Cascade for Instance Segmentation", https://arxiv.org/abs/1901.07518.
+The cascade itself is :class:`hrnet_d2.modeling.roi_heads.htc.HTCROIHeads`.
+"""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.structures import ImageList
+
+__all__ = ["HybridTaskCascade", "SemanticImageList"]
+
+
+class SemanticImageList(ImageList):
+    """Padded images and their semantic maps."""
+
+    def __init__(
+        self,
+        tensor: torch.Tensor,
+        image_sizes: list[tuple[int, int]],
+        sem_seg: torch.Tensor,
+    ):
+        """
+        Args:
+            tensor: (N, C, H, W) padded images.
+            image_sizes: N heights and widths before padding.
+            sem_seg: (N, H, W) labels.
+        """
+        super().__init__(tensor, image_sizes)
+        self.sem_seg = sem_seg
+
+
+@META_ARCH_REGISTRY.register()
+class HybridTaskCascade(GeneralizedRCNN):
+    """``GeneralizedRCNN`` that hands semantic maps to its ROI heads.
+
+    In training an input may have "sem_seg", an integer tensor (H, W) of the image's size; pixels
+    of an input without one are ignored, and so is padding.
+    """
+
+    @configurable
+    def __init__(self, **kwargs):
+        """
+        Args:
+            kwargs: of Detectron2's ``GeneralizedRCNN``; its ROI heads are :class:`HTCROIHeads`.
+        """
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_config(cls, cfg):
+        return super().from_config(cfg)
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """As ``GeneralizedRCNN.preprocess_image``; in training with the semantic maps.
+
+        Raises:
+            ValueError: where a map and its image differ in size.
+        """
+        images = super().preprocess_image(batched_inputs)
+        head = getattr(self.roi_heads, "semantic_head", None)
+        if not self.training or head is None:
+            return images
+        maps = []
+        for entry, size in zip(batched_inputs, images.image_sizes, strict=True):
+            sem_seg = entry.get("sem_seg")
+            if sem_seg is None:
+                sem_seg = torch.full(size, head.ignore_value, dtype=torch.int64)
+            elif tuple(sem_seg.shape) != tuple(size):
+                name = entry.get("sem_seg_file_name", entry.get("file_name", "an input"))
+                raise ValueError(
+                    f"{name}: the semantic map is {tuple(sem_seg.shape)}, its image {tuple(size)}"
+                )
+            height, width = images.tensor.shape[-2:]
+            padding = (0, width - size[1], 0, height - size[0])
+            maps.append(F.pad(sem_seg.to(torch.int64), padding, value=head.ignore_value))
+        return SemanticImageList(images.tensor, images.image_sizes, torch.stack(maps))

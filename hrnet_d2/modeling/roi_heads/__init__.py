@@ -1,0 +1,1 @@
+"""ROI heads: boxes and masks, single-stage, cascade and Hybrid Task Cascade."""

@@ -1,0 +1,117 @@
+"""ROI heads of Faster and Mask R-CNN with MMDetection's assignment and sampling of proposals."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling.sampling import subsample_labels
+from detectron2.structures import BitMasks, Boxes, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
+
+from hrnet_d2.modeling.matcher import MaxIoUMatcher
+
+from .matched_masks import MatchedMasks
+
+__all__ = ["MaxIoUROIHeads", "MaxIoUSampling"]
+
+
+class MaxIoUSampling:
+    """Mixin of ``ROIHeads``: match the proposals, then add the ground truth, then sample.
+
+    Detectron2 adds the ground truth first and matches all.  With low-quality matches that would
+    be another assignment, since every object's best box would then be itself.  Follows
+    MMDetection's ``MaxIoUAssigner`` and ``RandomSampler``.
+    """
+
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """As Detectron2's; see :meth:`sample_proposals` for the fields."""
+        return self.sample_proposals(proposals, targets, self.proposal_matcher)
+
+    @torch.no_grad()
+    def sample_proposals(
+        self,
+        proposals: list[Instances],
+        targets: list[Instances],
+        matcher: Matcher,
+        suffix: str = "",
+    ) -> list[Instances]:
+        """
+        Args:
+            proposals: for each image, with ``proposal_boxes``.
+            targets: for each image, with ``gt_boxes``, ``gt_classes`` and other ``gt_*`` fields.
+            matcher: assigns ground truth to proposals.
+            suffix: of the names under which the numbers of samples are logged.
+
+        Returns:
+            For each image the sampled proposals, positives first: ``proposal_boxes``,
+            ``gt_classes`` (the number of classes is background), ``is_gt`` (bool, true for boxes
+            that are ground truth and no proposal), and, where the image has objects, every other
+            ``gt_*`` field of the object that the proposal was assigned to.
+        """
+        sampled, num_fg, num_bg = [], 0, 0
+        for proposals_i, targets_i in zip(proposals, targets, strict=True):
+            boxes = proposals_i.proposal_boxes.tensor
+            matches, labels = matcher(pairwise_iou(targets_i.gt_boxes, proposals_i.proposal_boxes))
+            is_gt = torch.zeros_like(matches, dtype=torch.bool)
+            num_gt = len(targets_i)
+            if self.proposal_append_gt and num_gt:
+                boxes = torch.cat([targets_i.gt_boxes.tensor, boxes])
+                matches = torch.cat([torch.arange(num_gt, device=matches.device), matches])
+                labels = torch.cat([labels.new_ones(num_gt), labels])
+                is_gt = torch.cat([is_gt.new_ones(num_gt), is_gt])
+            if num_gt:
+                classes = targets_i.gt_classes[matches]
+                classes = classes.masked_fill(labels == 0, self.num_classes)
+                classes = classes.masked_fill(labels == -1, -1)
+            else:
+                classes = torch.full_like(matches, self.num_classes)
+
+            fg, bg = subsample_labels(
+                classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+            )
+            num_fg, num_bg = num_fg + len(fg), num_bg + len(bg)
+            chosen = torch.cat([fg, bg])
+            sample = Instances(proposals_i.image_size)
+            sample.proposal_boxes = Boxes(boxes[chosen])
+            sample.gt_classes = classes[chosen]
+            sample.is_gt = is_gt[chosen]
+            if num_gt:
+                matches = matches[chosen]
+                for name, value in targets_i.get_fields().items():
+                    if name.startswith("gt_") and not sample.has(name):
+                        lazy = isinstance(value, BitMasks)
+                        sample.set(name, MatchedMasks(value, matches) if lazy else value[matches])
+            sampled.append(sample)
+
+        storage = get_event_storage()
+        storage.put_scalar(f"roi_head/num_fg_samples{suffix}", num_fg / len(proposals))
+        storage.put_scalar(f"roi_head/num_bg_samples{suffix}", num_bg / len(proposals))
+        return sampled
+
+
+@ROI_HEADS_REGISTRY.register()
+class MaxIoUROIHeads(MaxIoUSampling, StandardROIHeads):
+    """Detectron2's ``StandardROIHeads``, trained as MMDetection's ``StandardRoIHead``.
+
+    Takes Detectron2's arguments; at test nothing differs.
+    """
+
+    @configurable
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
+        node = cfg.MODEL.ROI_HEADS
+        ret["proposal_matcher"] = MaxIoUMatcher(
+            node.IOU_THRESHOLDS,
+            node.IOU_LABELS,
+            allow_low_quality_matches=node.MATCH_LOW_QUALITY,
+            # MMDetection's configs set the floor to the threshold of a positive.
+            min_pos_iou=node.IOU_THRESHOLDS[-1],
+        )
+        return ret

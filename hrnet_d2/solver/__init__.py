@@ -1,0 +1,5 @@
+"""Optimizers: the parameter groups and gradient clipping of MMDetection's recipes."""
+
+from .build import build_optimizer, clip_full_model_gradient, get_optimizer_params
+
+__all__ = ["build_optimizer", "clip_full_model_gradient", "get_optimizer_params"]

@@ -1,0 +1,168 @@
+"""Rules of the optimizer that Detectron2's own lacks, as keys that any config may use.
+
+``SOLVER.CONV_BIAS_LR_FACTOR``, ``SOLVER.CONV_BIAS_WEIGHT_DECAY``: rate and decay of the biases of
+convolutions and linear layers, those of normalization layers left alone.
+``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: "full_model"``: clips the norm of the whole gradient, where
+Detectron2's "norm" clips each parameter's by itself.
+"""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import (
+    get_default_optimizer_params,
+    maybe_add_gradient_clipping,
+    reduce_param_groups,
+)
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+__all__ = ["build_optimizer", "clip_full_model_gradient", "get_optimizer_params"]
+
+CLIP_TYPES = ("value", "norm", "full_model")
+
+
+def get_optimizer_params(
+    model: nn.Module,
+    base_lr: float,
+    *,
+    weight_decay: float | None = None,
+    weight_decay_norm: float | None = None,
+    bias_lr_factor: float = 1.0,
+    weight_decay_bias: float | None = None,
+    conv_bias_lr_factor: float = 1.0,
+    conv_bias_weight_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups, as few as there are pairs of rate and decay.
+
+    As Detectron2's ``get_default_optimizer_params`` and, on top, the last two arguments. Follows
+    MMDetection's ``paramwise_cfg=dict(bias_lr_mult=..., bias_decay_mult=...)`` of the 2.x releases.
+
+    Args:
+        model: parameters that need no gradient are left out.
+        base_lr: learning rate of all that no factor is for.
+        weight_decay: None leaves it to the optimizer's own; so do the other decays.
+        weight_decay_norm: of normalization layers.
+        bias_lr_factor, weight_decay_bias: of every parameter called bias, of whatever layer.
+        conv_bias_lr_factor: of biases of convolutions and linear layers; 1 is off.
+        conv_bias_weight_decay: of the same.
+
+    Returns:
+        For ``torch.optim.SGD`` and its like.
+    """
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=base_lr,
+        weight_decay=weight_decay,
+        weight_decay_norm=weight_decay_norm,
+        bias_lr_factor=bias_lr_factor,
+        weight_decay_bias=weight_decay_bias,
+    )
+    override: dict[str, float] = {}
+    if conv_bias_lr_factor != 1.0:
+        override["lr"] = base_lr * conv_bias_lr_factor
+    if conv_bias_weight_decay is not None:
+        override["weight_decay"] = conv_bias_weight_decay
+    biases = [
+        module.bias
+        for module in model.modules()
+        if isinstance(module, (_ConvNd, nn.Linear))
+        and module.bias is not None
+        and module.bias.requires_grad
+    ]
+    if not override or not biases:
+        return groups
+    # Of a parameter that is listed twice the later values hold.
+    return reduce_param_groups([*groups, {"params": biases, **override}])
+
+
+def clip_full_model_gradient(
+    optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float = 2.0
+) -> torch.optim.Optimizer:
+    """Make ``optimizer`` clip the norm of the gradient of all its parameters before each step.
+
+    With a ``GradScaler`` the gradients are unscaled by then, unless the optimizer is a fused one,
+    that unscales within its step: an error then.
+
+    Args:
+        optimizer: changed in place.
+        max_norm: the norm that the gradient has at most.
+        norm_type: 2 is the Euclidean norm; see ``torch.nn.utils.clip_grad_norm_``.
+
+    Returns:
+        The same optimizer.
+
+    Raises:
+        ValueError: where ``max_norm`` is not positive.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"the norm to clip the gradient at must be positive, got {max_norm}")
+
+    def clip(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError("a fused optimizer would clip scaled gradients: build it unfused")
+        groups: Sequence[dict[str, Any]] = optimizer.param_groups
+        parameters = itertools.chain.from_iterable(group["params"] for group in groups)
+        nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD from ``cfg.SOLVER``, with Detectron2's keys and this package's.
+
+    Args:
+        cfg: with ``hrnet_d2.add_hrnet_config`` applied.
+        model: to optimize.
+
+    Raises:
+        ValueError: where ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or ``SOLVER.FUSED`` would
+            meet scaled gradients to clip.
+    """
+    solver = cfg.SOLVER
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE not in CLIP_TYPES:
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be one of {CLIP_TYPES}, got {clip.CLIP_TYPE!r}"
+        )
+    scaled = solver.AMP.ENABLED and solver.AMP.DTYPE == "float16"
+    if solver.FUSED and clip.ENABLED and scaled:
+        raise ValueError(
+            "SOLVER.FUSED True would clip gradients still scaled for float16: set it False, or "
+            "SOLVER.AMP.DTYPE bfloat16"
+        )
+    decay = solver.CONV_BIAS_WEIGHT_DECAY
+    groups = get_optimizer_params(
+        model,
+        solver.BASE_LR,
+        # Stated for every parameter, so that those of equal settings share a group.
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        conv_bias_lr_factor=solver.CONV_BIAS_LR_FACTOR,
+        conv_bias_weight_decay=decay if decay >= 0 else None,
+    )
+    optimizer = torch.optim.SGD(
+        groups,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+        # As in Detectron2: a few kernels for all parameters.
+        foreach=not solver.FUSED,
+        fused=solver.FUSED,
+    )
+    for i, group in enumerate(optimizer.param_groups):
+        logging.getLogger(__name__).info(
+            "optimizer group %d: %d parameters, rate %g, decay %g",
+            *(i, len(group["params"]), group["lr"], group["weight_decay"]),
+        )
+    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+        return clip_full_model_gradient(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
+    return maybe_add_gradient_clipping(cfg, optimizer)

@@ -1,0 +1,173 @@
+"""The tools that measure: they run, their figures mean what they say, README holds them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hrnet_d2.benchmark import inference, measuring, plotting, training
+from hrnet_d2.benchmark.evaluation import compare_evaluators
+from tests.memory import saved_for_backward
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["MODEL.RPN.POST_NMS_TOPK_TEST", "50", "TEST.DETECTIONS_PER_IMAGE", "10"]
+
+
+def _tool(name: str):
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_inference_figures(tmp_path):
+    path = tmp_path / "out.json"
+    words = f"inference --size 64 96 --repeat 2 --device cpu --json {path} --opts".split()
+    report = _tool("benchmark").main([*words, *TINY])
+    assert json.loads(path.read_text()) == json.loads(json.dumps(report))
+    (row,) = report["results"]
+    plain, fast = row["paths"]["plain"], row["paths"]["optimized"]
+    for p in (plain, fast):
+        assert 0 < p["min_ms"] <= p["median_ms"] <= p["max_ms"] and p["repeat"] == 2
+        assert {"bottom_up", "neck", "proposals", "heads", "other"} <= p["parts_ms"].keys()
+    assert fast["difference"]["same_classes"] and fast["difference"]["detections"] == 10
+    assert fast["difference"]["box_px"] < 0.02 and fast["difference"]["score"] < 1e-4
+    assert report["environment"]["torch"] == torch.__version__
+    assert "tools/benchmark.py inference" in report["command"]
+
+
+def test_growth_table_and_plot(tmp_path, monkeypatch):
+    tool = _tool("benchmark")
+    growth = {"megapixels": [(32, 64), (64, 96)], "proposals": [10, 20], "batch": [1, 2]}
+    monkeypatch.setattr(inference, "GROWTH", growth)
+    plot = tmp_path / "growth.png"
+    words = f"growth --size 64 64 --repeat 1 --device cpu --plot {plot} --opts".split()
+    report = tool.main([*words, *TINY])
+    assert [row["axis"] for row in report["results"]] == [a for a in growth for _ in range(2)]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+SMALL_HEADS = ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"]
+
+
+def test_training_switches():
+    words = [
+        "train",
+        "--size",
+        "64",
+        "64",
+        "--repeat",
+        "1",
+        "--batch",
+        "1",
+        "--device",
+        "cpu",
+        "--switches",
+        "plain",
+    ]
+    (row,) = _tool("benchmark").main([*words, "--opts", *SMALL_HEADS])["results"]
+    assert row["switch"] == "plain" and row["speedup"] == 1 and row["images_per_second"] > 0
+    # Weights, gradients and momentum of W18's backbone alone are 12 bytes a parameter.
+    assert 12 * 10e6 < row["peak_memory_bytes"] < 4 * 2**30
+
+
+def test_switches_combine_and_unknown_ones_are_named(capsys):
+    plain = training.switch_options("plain")
+    assert training.switch_options("plain+fused-sgd") == [*plain, "SOLVER.FUSED", "True"]
+    with pytest.raises(SystemExit):
+        _tool("benchmark").parse_args(["train", "--switches", "plain+faster"])
+    assert "'faster'" in capsys.readouterr().err
+
+
+def test_curves_compare_switches_and_seeds():
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = f"curves --config {config} --switches plain default --seeds 1 2 --iterations 2"
+    tiny = ["--device", "cpu", "--opts", "SOLVER.IMS_PER_BATCH", "1", "MODEL.HRNETV2P.WIDTH", "4"]
+    *rows, last = _tool("benchmark").main([*words.split(), *tiny])["results"]
+    runs = {(row["switch"], row["seed"]): row["means"] for row in rows}
+    assert runs.keys() == {(name, seed) for name in ("plain", "default") for seed in (1, 2)}
+    assert all(len(means) == 2 for means in runs.values())
+    # The statistics of the batch are used from scratch, so that both paths are the same.
+    assert runs["plain", 1] == pytest.approx(runs["default", 1], rel=1e-4)
+    assert runs["plain", 1] != runs["plain", 2]
+    assert last["relative_distance_of_its_seeds"] > last["relative_distance_of_switches"]["default"]
+
+
+def test_data_figures():
+    rows = _tool("benchmark").main(["data", "--repeat", "1", "--device", "cpu"])["results"]
+    steps = [row["step"] for row in rows]
+    assert len(steps) == 8 and steps[:2] == ["read_opencv", "resize_opencv"]
+    assert all(row["median_ms"] > 0 for row in rows)
+
+
+def test_evaluators_agree_on_synthetic_results():
+    *rows, last = compare_evaluators(30)
+    assert [row["evaluator"] for row in rows] == ["pycocotools", "faster-coco-eval"]
+    assert rows[0]["AP"].keys() == {"bbox", "segm"} and rows[0]["AP"]["segm"] > 1
+    assert last["largest_difference"] < 1e-6 and last["metrics"] > 20
+
+
+def test_analyzer_counts_by_hand(monkeypatch):
+    tool = _tool("analyze_model")
+    config = "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml"
+    row = tool.analyze(config, (64, 64), proposals=50)
+    assert row["parameters"] == pytest.approx(26.2, abs=0.05)
+    # Neck: 270 -> 256 by 1x1 at stride 4, and five levels 3x3 (16, 8, 4, 2, 1 pixels a side).
+    pixels = sum(side**2 for side in (16, 8, 4, 2, 1))
+    neck = 16**2 * 270 * 256 + pixels * 256 * 256 * 9
+    rpn = pixels * 256 * (256 * 9 + 3 * 5)
+    heads = 50 * (12544 * 1024 + 1024 * 1024 + 1024 * (81 + 320))
+    parts = row["by_part"]
+    assert parts["backbone"] - parts["backbone.bottom_up"] == pytest.approx(neck / 2**30, abs=0.02)
+    assert parts["proposal_generator"] == pytest.approx(rpn / 2**30, abs=0.01)
+    assert parts["roi_heads"] == pytest.approx(heads / 2**30, rel=0.05)
+    assert row["operations"] < row["operations_all"] < 1.1 * row["operations"]
+
+
+def test_saved_for_backward_counts_each_tensor_once():
+    x = torch.zeros(1000, requires_grad=True)
+    held = saved_for_backward(lambda: (x.exp() * x.exp()).sum())
+    assert held == 2 * 4000  # two results of exp: each is saved by exp and by the product
+    layer = nn.Linear(10, 10)
+    assert saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
+
+
+def test_alternate_takes_turns():
+    order = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    seconds = measuring.alternate(calls, 3, "cpu", warmup=1)
+    assert order == ["a", "b"] * 4
+    assert {name: len(s) for name, s in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_readmes_hold_the_tables_of_the_figures():
+    tool = _tool("build_speed_table")
+    for path, table in tool.documents(tool.load()).items():
+        text = path.read_text()
+        assert tool.insert(text, table) == text, "run python tools/build_speed_table.py"
+
+
+def test_table_of_a_report():
+    tool = _tool("build_speed_table")
+    difference = {"detections": 100, "same_classes": True, "box_px": 2e-4, "score": 3e-6}
+    path = {"median_ms": 4000.0, "difference": difference}
+    result = {"config": "a/b.yaml", "size": [800, 1200], "speedup": 2.5}
+    result["paths"] = {"plain": path, "optimized": {**path, "median_ms": 1600.0}}
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX2", "torch": "2.11.0+cpu"}
+    report = {"task": "inference", "results": [result], "environment": where}
+    table = tool.inference_table([{"task": "analyze"}, report])
+    assert "| `b`      | 800x1200 | 4.00       | 1.60           | 2.50x" in table
+    assert "A CPU, 2 threads (AVX2), torch 2.11.0" in table
+    with pytest.raises(ValueError, match="speed-table"):
+        tool.insert("no markers", table)
+
+
+def test_plot_of_time_and_memory(tmp_path):
+    rows = [{"config": "c", "axis": "batch", "value": i, "plain": {"median_ms": i}} for i in (1, 2)]
+    memory = {"peak_memory_bytes": 2**30}
+    rows += [{"config": "c", "axis": "training batch", "value": 1, "plain": memory}]
+    plotting.plot_growth(rows, str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,129 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from hrnet_d2.data import ImageReadError, SizeMismatchError, read_image
+from hrnet_d2.data.image_io import check_image_size, read_label_map
+
+
+@pytest.fixture
+def picture():
+    """Smooth, so that JPEG keeps it nearly."""
+    y, x = np.mgrid[:40, :60]
+    return np.stack([x * 4, y * 6, (x + y) * 2], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+def test_channel_order(tmp_path, picture, backend):
+    path = str(tmp_path / "a.png")
+    cv2.imwrite(path, picture)
+    np.testing.assert_array_equal(read_image(path, "BGR", backend), picture)
+    np.testing.assert_array_equal(read_image(path, "RGB", backend), picture[:, :, ::-1])
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation(tmp_path, picture, orientation, backend):
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = str(tmp_path / "a.jpg")
+    Image.fromarray(picture[:, :, ::-1]).save(path, exif=exif, quality=100)
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]  # counter-clockwise quarters
+    upright = np.rot90(picture, turns)
+    image = read_image(path, "BGR", backend)
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "1", "I;16"])
+def test_any_image_has_three_channels(tmp_path, mode):
+    path = str(tmp_path / "a.png")
+    if mode == "I;16":
+        Image.fromarray(np.full((8, 9), 128 * 257, np.uint16)).save(path)
+    else:
+        Image.new("RGB", (9, 8), (128, 128, 128)).convert(mode).save(path)
+    image = read_image(path)
+    assert image.shape == (8, 9, 3) and image.dtype == np.uint8
+
+
+def test_missing_file(tmp_path):
+    for backend in ("opencv", "detectron2"):
+        with pytest.raises(FileNotFoundError, match="nowhere.jpg does not exist"):
+            read_image(str(tmp_path / "nowhere.jpg"), backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.97])
+def test_cut_short(tmp_path, part, extension, backend):
+    noise = np.random.RandomState(0).randint(0, 256, (64, 80, 3)).astype(np.uint8)
+    data = cv2.imencode(extension, noise)[1].tobytes()
+    path = tmp_path / f"broken{extension}"
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(ImageReadError, match=f"broken{extension} cannot be decoded"):
+        read_image(str(path), backend=backend)
+
+
+def test_cut_jpeg_is_found_without_opencv(tmp_path, picture, monkeypatch):
+    """OpenCV 4 fills the rest with gray; a thumbnail has an end marker of its own."""
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: picture)
+    whole = cv2.imencode(".jpg", picture)[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", picture[:8, :8])[1].tobytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = whole[:2] + segment + whole[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data + b"trailing bytes are common")
+    assert read_image(str(path)) is picture
+    path.write_bytes(data[:-100])
+    with pytest.raises(ImageReadError, match="a.jpg"):
+        read_image(str(path))
+
+
+def test_not_an_image(tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("not an image")
+    with pytest.raises(ImageReadError, match="notes.jpg cannot be decoded"):
+        read_image(str(path))
+    with pytest.raises(ImageReadError, match="cannot be read"):
+        read_image(str(tmp_path))
+
+
+def test_unknown_format_and_backend(tmp_path):
+    with pytest.raises(ValueError, match='INPUT.FORMAT.*"detectron2"'):
+        read_image(str(tmp_path / "a.jpg"), "YUV-BT.601")
+    with pytest.raises(ValueError, match="INPUT.BACKEND.*'skimage'"):
+        read_image(str(tmp_path / "a.jpg"), "BGR", "skimage")
+
+
+def test_label_map(tmp_path):
+    labels = np.random.RandomState(0).randint(0, 256, (20, 30)).astype(np.uint8)
+    path = str(tmp_path / "labels.png")
+    cv2.imwrite(path, labels)
+    np.testing.assert_array_equal(read_label_map(path), labels)
+
+
+def test_label_map_must_be_gray_8_bit(tmp_path):
+    path = str(tmp_path / "labels.png")
+    labels = (np.arange(48 * 48) % 7).astype(np.uint8).reshape(48, 48)
+    Image.fromarray(labels).convert("P").save(path)
+    with pytest.raises(ImageReadError, match="labels.png has 3 channel.*Palette"):
+        read_label_map(path)
+    cv2.imwrite(path, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ImageReadError, match="3 channel"):
+        read_label_map(path)
+    cv2.imwrite(path, np.zeros((8, 8), np.uint16))
+    with pytest.raises(ImageReadError, match="1 channel.*uint16"):
+        read_label_map(path)
+
+
+def test_image_size():
+    image = np.zeros((40, 60, 3), np.uint8)
+    record = {"file_name": "a.jpg"}
+    check_image_size(record, image)
+    assert (record["width"], record["height"]) == (60, 40)
+    check_image_size(record, image)
+    with pytest.raises(SizeMismatchError, match="a.jpg is 60 x 40.*says 40 x 60.*swapped.*EXIF"):
+        check_image_size({"file_name": "a.jpg", "width": 40, "height": 60}, image)
+    with pytest.raises(SizeMismatchError, match="a.jpg is 60 x 40.*says 61 x 40.*correct width"):
+        check_image_size({"file_name": "a.jpg", "width": 61, "height": 40}, image)

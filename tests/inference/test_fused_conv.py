@@ -1,0 +1,63 @@
+"""Fused layers equal the layers that they stand for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import nn
+
+from hrnet_d2.inference.fused_conv import FusedConv2d, can_fuse, fuse_conv
+
+
+def _norm(kind, channels: int) -> nn.Module:
+    norm = kind(channels).eval()
+    generator = torch.Generator().manual_seed(1)
+    for name, low, high in [
+        ("weight", 0.5, 2),
+        ("bias", -1, 1),
+        ("running_mean", -1, 1),
+        ("running_var", 0.3, 3),
+    ]:
+        value = low + (high - low) * torch.rand(channels, generator=generator)
+        getattr(norm, name).data.copy_(value)
+    return norm
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, FrozenBatchNorm2d, None])
+@pytest.mark.parametrize(
+    ("cin", "cout", "kernel", "stride", "groups"),
+    [(6, 10, 3, 1, 1), (128, 64, 3, 1, 1), (8, 8, 3, 2, 2), (18, 36, 1, 1, 1)],
+)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+@torch.no_grad()
+def test_norm_sum_and_relu(kind, cin, cout, kernel, stride, groups, bias, relu):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    norm = None if kind is None else _norm(kind, cout)
+    fused = FusedConv2d(conv, norm, relu=relu)
+    x = torch.randn(2, cin, 9, 7)
+    plain = conv(x) if norm is None else norm(conv(x))
+    other = torch.randn_like(plain)
+    act = F.relu if relu else nn.Identity()
+    tolerance = {"rtol": 0, "atol": 3e-5}
+    torch.testing.assert_close(fused(x), act(plain), **tolerance)
+    torch.testing.assert_close(fused(x, other.clone()), act(plain + other), **tolerance)
+    empty = x[:0]
+    assert fused(empty).shape == (0, *plain.shape[1:])
+    with torch.enable_grad():
+        torch.testing.assert_close(fused(x, other), act(plain + other), **tolerance)
+
+
+def test_detectron2s_layer_with_its_norm_and_activation():
+    conv = Conv2d(4, 6, 3, padding=1, norm=_norm(nn.BatchNorm2d, 6), activation=F.relu)
+    assert can_fuse(conv)
+    fused = fuse_conv(conv)
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), conv(x), rtol=0, atol=1e-5)
+
+
+def test_what_stays():
+    assert not can_fuse(Conv2d(4, 8, 3, norm=nn.GroupNorm(2, 8)))
+    assert not can_fuse(Conv2d(4, 8, 3, activation=torch.sigmoid))

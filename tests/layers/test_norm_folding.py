@@ -1,0 +1,125 @@
+"""Normalization on running statistics inside the convolution, in training and inference."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+from hrnet_d2.layers.norm_folding import NormFolding, can_fold, conv_norm, scale_and_offset
+from hrnet_d2.modeling import HRNet
+from tests.memory import saved_for_backward
+
+
+def measured(norm):
+    """``norm`` with statistics and an affine unlike those it begins with."""
+    for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
+        if tensor.is_floating_point():
+            with torch.no_grad():
+                tensor.uniform_(0.5, 2) if name == "running_var" else tensor.normal_()
+    return norm
+
+
+def gradients(net, x):
+    net.zero_grad()
+    outputs = net(x)
+    sum((f * f.detach().cos()).mean() for f in outputs.values()).backward()
+    return outputs, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_scale_and_offset_are_the_layer(affine):
+    norm = measured(nn.BatchNorm2d(6, affine=affine)).eval()
+    x = torch.randn(2, 6, 3, 4)
+    scale, offset = scale_and_offset(norm)
+    expected = x * scale[:, None, None] + offset[:, None, None]
+    torch.testing.assert_close(norm(x), expected)
+    assert scale_and_offset(norm, torch.float64)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_same_features_and_gradients_in_training(norm):
+    torch.manual_seed(0)
+    plain = HRNet(4, norm=norm, fold_norm=False).double().train()
+    for module in plain.modules():
+        if can_fold(module):
+            measured(module).double()
+            with torch.no_grad():
+                module.weight.mul_(0.3)
+    folded = HRNet(4, norm=norm).double().train()
+    folded.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 96, dtype=torch.double)
+    (a, ga), (b, gb) = gradients(plain, x), gradients(folded, x)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], msg=name)
+    assert ga.keys() == gb.keys() and ("bn1.weight" in ga) == (norm == "BN")
+    for name in ga:
+        torch.testing.assert_close(ga[name], gb[name], msg=name)
+
+
+def test_map_before_the_norm_is_not_kept():
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 128, 128)
+    plain, folded = (HRNet(4, fold_norm=fold).train() for fold in (False, True))
+    held = [saved_for_backward(lambda net=net: sum(f.sum() for f in net(x).values()))
+            for net in (plain, folded)]  # fmt: skip
+    assert held[1] < 0.7 * held[0]
+
+
+@pytest.mark.parametrize("batch_statistics", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4)])
+def test_layers_that_measure_the_batch_run_as_they_are(batch_statistics):
+    conv, x = nn.Conv2d(3, 4, 3, bias=False), torch.randn(2, 3, 8, 8)
+    norm = batch_statistics.train()
+    expected = copy.deepcopy(norm)(conv(x))
+    folding = NormFolding([norm])
+    folding.prepare()
+    torch.testing.assert_close(conv_norm(conv, norm, x, folding), expected, rtol=0, atol=0)
+
+
+def test_inference_and_the_key_leave_the_layers_apart():
+    conv, norm, calls = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval(), []
+    norm.register_forward_hook(lambda *_: calls.append(1))
+    x, folding = torch.randn(2, 3, 8, 8), NormFolding([norm])
+    folding.prepare()
+    conv_norm(conv, norm, x, None)
+    with torch.no_grad():
+        conv_norm(conv, norm, x, folding)
+    assert len(calls) == 2
+    conv_norm(conv, norm, x, folding)
+    assert len(calls) == 2
+    assert HRNet(4, fold_norm=False).folding is None
+
+
+def test_frozen_stages_stay_out_of_the_gradient():
+    net, seen = HRNet(4, freeze_at=2).train(), []
+    for module in (net.layer1[-1], net.transition1[0]):
+        module.register_forward_hook(lambda m, i, out: seen.append(out.requires_grad))
+    net(torch.randn(1, 3, 64, 64))["res2"].sum().backward()
+    assert seen == [False, True]
+    assert net.stage2[0].branches[0][0].bn1.weight.grad is not None
+
+
+def test_a_layer_that_learns_its_statistics_again_is_left_alone():
+    net = HRNet(4).train()
+    net(torch.randn(1, 3, 64, 64))
+    net.bn1.train()
+    before = net.bn1.running_mean.clone()
+    net(torch.randn(1, 3, 64, 64))
+    assert not torch.equal(before, net.bn1.running_mean)
+
+
+def test_a_network_is_copied_after_a_training_pass():
+    net = HRNet(4).train()
+    x = torch.randn(1, 3, 64, 64)
+    expected = net(x)["res5"]
+    other = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    assert not other.folding._vectors and set(other.folding.norms) <= set(other.modules())
+    torch.testing.assert_close(other(x)["res5"], expected)
+
+
+def test_what_folds():
+    assert can_fold(None) and can_fold(nn.BatchNorm2d(8)) and can_fold(FrozenBatchNorm2d(8))
+    assert not can_fold(nn.GroupNorm(2, 8))
+    assert not can_fold(nn.BatchNorm2d(8, track_running_stats=False))

@@ -1,0 +1,278 @@
+"""The optimizer: rate and decay of each kind of parameter, and clipping of the whole gradient."""
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hrnet_d2 import add_hrnet_config, model_zoo
+from hrnet_d2.solver.build import (
+    build_optimizer,
+    clip_full_model_gradient,
+    get_optimizer_params,
+)
+
+
+def model_of(config):
+    cfg = model_zoo.get_config(config)
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg, build_model(cfg)
+
+
+def kinds(model) -> dict[int, str]:
+    """Kind of each parameter, by its id."""
+    found = {}
+    for module in model.modules():
+        layer = "other"
+        if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+            layer = "norm"
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            layer = "conv"
+        for name, parameter in module.named_parameters(recurse=False):
+            found[id(parameter)] = f"{layer} {name}"
+    return found
+
+
+def table(model, optimizer) -> dict[str, tuple[int, set]]:
+    """Kind -> (how many parameters, their pairs of rate and decay)."""
+    kind_of = kinds(model)
+    counts, settings, seen = Counter(), {}, Counter()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kind = kind_of[id(parameter)]
+            seen[id(parameter)] += 1
+            counts[kind] += 1
+            settings.setdefault(kind, set()).add((group["lr"], group["weight_decay"]))
+    assert set(seen.values()) == {1}  # each parameter once
+    assert seen.keys() == {id(p) for p in model.parameters() if p.requires_grad}
+    return {kind: (counts[kind], settings[kind]) for kind in counts}
+
+
+def test_fcos_recipe():
+    cfg, model = model_of("fcos/fcos_hrnetv2p_w18_gn-head_4x4_1x_coco.yaml")
+    optimizer = build_optimizer(cfg, model)
+    assert table(model, optimizer) == {
+        "conv weight": (305 + 6 + 8 + 3, {(0.01, 1e-4)}),
+        "conv bias": (6 + 3, {(0.02, 0.0)}),
+        "norm weight": (305 + 8, {(0.01, 1e-4)}),
+        "norm bias": (305 + 8, {(0.01, 1e-4)}),
+        "other scale": (5, {(0.01, 1e-4)}),
+    }
+    assert len(optimizer.param_groups) == 2
+    biases = [id(p) for g in optimizer.param_groups if g["lr"] == 0.02 for p in g["params"]]
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[i] for i in biases} == {
+        "backbone.reduction_conv.bias",
+        *(f"backbone.fpn_output{i}.bias" for i in range(3, 8)),
+        *(f"head.{name}.bias" for name in ("cls_score", "bbox_pred", "ctrness")),
+    }
+    assert all(g["momentum"] == 0.9 and not g["nesterov"] for g in optimizer.param_groups)
+
+
+def test_two_stage_recipe():
+    cfg, model = model_of("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    settings = table(model, build_optimizer(cfg, model))
+    assert settings.keys() == {"conv weight", "conv bias", "norm weight", "norm bias"}
+    assert all(pairs == {(0.02, 1e-4)} for _, pairs in settings.values())
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.linear = nn.Linear(4, 2)
+        self.shared = self.linear  # the same module twice
+        self.frozen = nn.Conv2d(4, 4, 1)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.linear(self.norm(self.conv(x)).mean(dim=(2, 3))).pow(2).sum()
+
+
+def small_cfg(**solver):
+    cfg = get_cfg()
+    add_hrnet_config(cfg)
+    cfg.SOLVER.BASE_LR = 0.1
+    cfg.SOLVER.WEIGHT_DECAY = 0.01
+    for key, value in solver.items():
+        node = cfg.SOLVER
+        *path, last = key.split(".")
+        for name in path:
+            node = node[name]
+        node[last] = value
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "solver, expected",
+    [
+        ({}, {"conv bias": (0.1, 0.01), "norm bias": (0.1, 0.0)}),
+        ({"CONV_BIAS_LR_FACTOR": 2.0}, {"conv bias": (0.2, 0.01), "norm bias": (0.1, 0.0)}),
+        ({"CONV_BIAS_WEIGHT_DECAY": 0.0}, {"conv bias": (0.1, 0.0), "norm bias": (0.1, 0.0)}),
+        # Detectron2's keys touch every bias, and this package's go before them.
+        (
+            {"BIAS_LR_FACTOR": 3.0, "WEIGHT_DECAY_BIAS": 0.5},
+            {"conv bias": (0.3, 0.5), "norm bias": (0.3, 0.5)},
+        ),
+        (
+            {"BIAS_LR_FACTOR": 3.0, "CONV_BIAS_LR_FACTOR": 2.0, "WEIGHT_DECAY_NORM": 0.2},
+            {"conv bias": (0.2, 0.01), "norm bias": (0.3, 0.2)},
+        ),
+    ],
+)
+def test_keys(solver, expected):
+    model = Small()
+    made = table(model, build_optimizer(small_cfg(**solver), model))
+    assert made["conv weight"] == (2, {(0.1, 0.01)})
+    for kind, (lr, decay) in expected.items():
+        ((rate, wd),) = made[kind][1]
+        assert (rate, wd) == (pytest.approx(lr), decay)
+    assert made["conv bias"][0] == 2 and made["norm bias"][0] == 1
+
+
+def test_params_for_lazy_config():
+    """Without an override the groups are Detectron2's own."""
+    model = Small()
+    (group,) = get_optimizer_params(model, 0.1)
+    assert group["lr"] == 0.1 and "weight_decay" not in group and len(group["params"]) == 6
+
+
+FULL = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": "full_model"}
+
+
+def gradients(model, scale):
+    torch.manual_seed(0)
+    model.zero_grad()
+    (model(torch.randn(2, 3, 4, 4)) * scale).backward()
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e-3])
+def test_full_model_clipping_equals_clipping_by_hand(scale):
+    torch.manual_seed(0)
+    made = Small()
+    by_hand = copy.deepcopy(made)
+    solver = {**FULL, "CLIP_GRADIENTS.CLIP_VALUE": 0.5, "CONV_BIAS_LR_FACTOR": 2.0}
+    optimizer = build_optimizer(small_cfg(**solver), made)
+    plain = build_optimizer(small_cfg(CONV_BIAS_LR_FACTOR=2.0), by_hand)
+    for _ in range(3):
+        gradients(made, scale)
+        optimizer.step()
+        gradients(by_hand, scale)
+        norm = torch.cat([p.grad.flatten() for p in by_hand.parameters() if p.requires_grad]).norm()
+        if norm > 0.5:
+            for p in by_hand.parameters():
+                if p.requires_grad:
+                    p.grad *= 0.5 / norm
+        plain.step()
+    assert (norm > 0.5) == (scale > 1)
+    for a, b in zip(made.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_full_model_clipping_keeps_the_direction_where_norm_does_not():
+    steps = {}
+    for kind in ("full_model", "norm"):
+        torch.manual_seed(0)
+        model = Small()
+        solver = {**FULL, "CLIP_GRADIENTS.CLIP_TYPE": kind, "WEIGHT_DECAY": 0.0}
+        optimizer = build_optimizer(small_cfg(**solver), model)
+        gradients(model, 100.0)
+        raw = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+        optimizer.step()
+        clipped = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+        steps[kind] = clipped.norm().item(), torch.cosine_similarity(raw, clipped, 0).item()
+    assert steps["full_model"] == (pytest.approx(1.0, rel=1e-4), pytest.approx(1.0, rel=1e-5))
+    assert steps["norm"][0] > 1.5 and steps["norm"][1] < 0.99
+
+
+def test_clipping_acts_on_unscaled_gradients():
+    """As Detectron2's AMPTrainer steps, with a scaler whose factor is far above the norm."""
+    models = []
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        model = Small()
+        optimizer = build_optimizer(small_cfg(**FULL, **{"WEIGHT_DECAY": 0.0}), model)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        torch.manual_seed(1)
+        scaler.scale(model(torch.randn(2, 3, 4, 4)) * 50).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        models.append(model)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_step_with_schedule_resumes():
+    """Rates follow the schedule for each group, and the state survives a checkpoint."""
+    from detectron2.solver import build_lr_scheduler
+
+    model = Small()
+    solver = {"STEPS": (2,), "MAX_ITER": 4, "WARMUP_ITERS": 0, "CONV_BIAS_LR_FACTOR": 2.0}
+    cfg = small_cfg(**FULL, **solver)
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(3):
+        rates.append(sorted({group["lr"] for group in optimizer.param_groups}))
+        gradients(model, 1.0)
+        optimizer.step()
+        scheduler.step()
+    assert rates == [pytest.approx([0.1, 0.2])] * 2 + [pytest.approx([0.01, 0.02])]
+    again = build_optimizer(cfg, model)
+    again.load_state_dict(optimizer.state_dict())
+    assert [g["lr"] for g in again.param_groups] == [g["lr"] for g in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("kind", ["value", "norm"])
+def test_detectron2s_clip_types_remain(kind):
+    model = Small()
+    solver = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": kind}
+    optimizer = build_optimizer(small_cfg(**solver), model)
+    gradients(model, 100.0)
+    optimizer.step()
+    for p in model.parameters():
+        if p.requires_grad:
+            size = p.grad.abs().max() if kind == "value" else p.grad.norm()
+            assert size <= 1.0 + 1e-5
+
+
+def test_mistakes_are_errors():
+    model = Small()
+    solver = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": "global"}
+    with pytest.raises(ValueError, match="full_model.*'global'"):
+        build_optimizer(small_cfg(**solver), model)
+    with pytest.raises(ValueError, match="positive, got 0"):
+        build_optimizer(small_cfg(**FULL, **{"CLIP_GRADIENTS.CLIP_VALUE": 0.0}), model)
+    scaled = {"FUSED": True, "AMP.ENABLED": True, "AMP.DTYPE": "float16"}
+    with pytest.raises(ValueError, match="bfloat16"):
+        build_optimizer(small_cfg(**FULL, **scaled), model)
+    fused = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    clip_full_model_gradient(fused, 1.0)
+    gradients(model, 1.0)
+    fused.step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(model(torch.randn(2, 3, 4, 4))).backward()
+    with pytest.raises(RuntimeError, match="fused"):
+        scaler.step(fused)
+
+
+def test_fused_steps_are_the_same():
+    models = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = Small()
+        optimizer = build_optimizer(small_cfg(**FULL, FUSED=fused), model)
+        assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
+        for _ in range(3):
+            gradients(model, 1.0)
+            optimizer.step()
+        models.append(model)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
