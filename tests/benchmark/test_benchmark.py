@@ -135,10 +135,10 @@ def test_saved_for_backward_counts_each_tensor_once():
     assert saved_for_backward(lambda: layer(torch.zeros(2, 10)).sum()) > 0
 
 
-def test_alternate_takes_turns():
+def test_time_interleaved_takes_turns():
     order = []
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    seconds = measuring.alternate(calls, 3, "cpu", warmup=1)
+    seconds = measuring.time_interleaved(calls, 3, "cpu", warmup=1)
     assert order == ["a", "b"] * 4
     assert {name: len(s) for name, s in seconds.items()} == {"a": 3, "b": 3}
 

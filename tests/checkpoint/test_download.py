@@ -3,7 +3,7 @@
 import pytest
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint import CheckpointError, fetching
+from hrnet_d2.checkpoint import CheckpointError, download
 
 
 class Hosts:
@@ -26,10 +26,10 @@ def test_files_of_the_first_host_are_sought_where_they_are_now(monkeypatch, tmp_
     file = tmp_path / "x.pth"
     file.write_bytes(b"x")
     hosts = Hosts("download.openmmlab.com", str(file))
-    monkeypatch.setattr(fetching, "PathManager", hosts)
-    monkeypatch.setattr(fetching, "check_digest", lambda *_: None)
+    monkeypatch.setattr(download, "PathManager", hosts)
+    monkeypatch.setattr(download, "check_digest", lambda *_: None)
     url = model_zoo.get_checkpoint_url("mask_rcnn_hrnetv2p_w18_1x_coco")
-    assert fetching.fetch(url) == str(file)
+    assert download.fetch(url) == str(file)
     path = url.split("amazonaws.com")[1]
     assert hosts.asked == [url, f"https://download.openmmlab.com{path}"]
 
@@ -37,15 +37,15 @@ def test_files_of_the_first_host_are_sought_where_they_are_now(monkeypatch, tmp_
 def test_the_digest_of_the_address_counts_for_the_file(monkeypatch, tmp_path):
     file = tmp_path / "x.pth"
     file.write_bytes(b"x")
-    monkeypatch.setattr(fetching, "PathManager", Hosts("openmmlab", str(file)))
+    monkeypatch.setattr(download, "PathManager", Hosts("openmmlab", str(file)))
     with pytest.raises(CheckpointError, match="not with 56651a6d"):
-        fetching.fetch(model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco"))
+        download.fetch(model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco"))
 
 
 def test_no_host_answers(monkeypatch):
-    monkeypatch.setattr(fetching, "PathManager", Hosts("nobody", ""))
+    monkeypatch.setattr(download, "PathManager", Hosts("nobody", ""))
     with pytest.raises(CheckpointError, match="(?s)amazonaws.*no answer.*download.openmmlab.*hand"):
-        fetching.fetch(model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco"))
+        download.fetch(model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco"))
     with pytest.raises(CheckpointError, match="no answer") as error:
-        fetching.fetch("weights.pth")
+        download.fetch("weights.pth")
     assert "by hand" not in str(error.value)

@@ -14,7 +14,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
-from hrnet_d2.engine import evaluation
+from hrnet_d2.evaluation import coco_evaluation
 from hrnet_d2.evaluation.coco_evaluation import FastCOCOEvaluator, build_evaluator
 
 CATEGORIES = [(3, "cup"), (7, "tree"), (90, "kite"), (91, "never seen")]
@@ -162,8 +162,8 @@ def test_build_evaluator_chooses_what_is_installed(dataset, tmp_path, monkeypatc
     assert type(built) is FastCOCOEvaluator
     assert built._output_dir == str(tmp_path / "inference")
 
-    monkeypatch.setattr(evaluation, "faster_coco_eval", None)
-    evaluation._log_once.cache_clear()
+    monkeypatch.setattr(coco_evaluation, "faster_coco_eval", None)
+    coco_evaluation._log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger=evaluation.__name__):
         assert type(build_evaluator(cfg, name)) is COCOEvaluator
         build_evaluator(cfg, name)

@@ -3,7 +3,7 @@ import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from hrnet_d2.data import coco_stuff
+from hrnet_d2.data.datasets import coco_stuff
 
 
 def test_registered_beside_coco():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 
-from hrnet_d2.data import shapes
+from hrnet_d2.data.datasets import shapes
 from hrnet_d2.data.masks import rasterize
 
 
@@ -100,7 +100,7 @@ def test_metadata():
 SCRIPT = """
 import os
 import hrnet_d2
-from hrnet_d2.data import shapes
+from hrnet_d2.data.datasets import shapes
 from detectron2.data import DatasetCatalog, MetadataCatalog
 shapes.SPLITS = {"train": (12, 2020), "val": (4, 1908)}
 records = DatasetCatalog.get("shapes_train")
