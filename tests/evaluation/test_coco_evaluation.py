@@ -164,7 +164,7 @@ def test_build_evaluator_chooses_what_is_installed(dataset, tmp_path, monkeypatc
 
     monkeypatch.setattr(coco_evaluation, "faster_coco_eval", None)
     coco_evaluation._log_once.cache_clear()
-    with caplog.at_level(logging.INFO, logger=evaluation.__name__):
+    with caplog.at_level(logging.INFO, logger=coco_evaluation.__name__):
         assert type(build_evaluator(cfg, name)) is COCOEvaluator
         build_evaluator(cfg, name)
     assert sum("pip install faster-coco-eval" in r.message for r in caplog.records) == 1
