@@ -1,0 +1,91 @@
+"""Writing files so that a reader, or a crash, never meets half of one."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["atomic_write"]
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Write a file aside, flush it to disk, and rename it over ``path``.
+
+    ::
+
+        with atomic_write("model.pth") as part:
+            torch.save(state, part)
+
+    A file that was at ``path`` stays as it is until the new one is complete, and for good if
+    writing fails or the process dies.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Yields:
+        A path in the same folder to write to, with the same suffix.
+
+    Raises:
+        OSError: if the file cannot be written; on a full disk the message names the file, the bytes
+            that were written until then and the free space.
+    """
+    target = Path(path)
+    handle, part = tempfile.mkstemp(
+        prefix=f".{target.name[:64]}.", suffix=f".part{target.suffix}", dir=target.parent or "."
+    )
+    os.close(handle)
+    try:
+        # mkstemp keeps others out; a file of the user's own has the mode that the umask says.
+        os.chmod(part, _default_mode(target))
+        yield part
+        _sync(part)
+        os.replace(part, target)
+    except BaseException as error:
+        written = os.path.getsize(part) if os.path.exists(part) else 0
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        if _is_disk_full(error):
+            free = shutil.disk_usage(target.parent or ".").free
+            raise OSError(
+                errno.ENOSPC,
+                f"The disk is full: {written / 2**20:.1f} MiB of the new file were written, "
+                f"{free / 2**20:.1f} MiB are free now. Free some space and repeat; what was at this "
+                "path before is unchanged",
+                str(target),
+            ) from error
+        raise
+    _sync(target.parent or ".")
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Also as torch's C++ writer and other libraries report it, as a RuntimeError."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "No space left on device" in text
+        or "unexpected pos" in text
+        or "PytorchStreamWriter failed writing" in text
+    )
+
+
+def _default_mode(target: Path) -> int:
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _sync(path: str | os.PathLike[str]) -> None:
+    """Flush a file, or the entries of a folder, to disk; systems without the latter skip it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
