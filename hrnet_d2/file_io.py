@@ -53,8 +53,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[str]:
             raise OSError(
                 errno.ENOSPC,
                 f"The disk is full: {written / 2**20:.1f} MiB of the new file were written, "
-                f"{free / 2**20:.1f} MiB are free now. Free some space and repeat; what was at this "
-                "path before is unchanged",
+                f"{free / 2**20:.1f} MiB are free now. Free some space and repeat; what was at "
+                "this path before is unchanged",
                 str(target),
             ) from error
         raise

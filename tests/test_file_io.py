@@ -40,10 +40,10 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
 def test_a_full_disk_names_the_file_and_the_space(tmp_path, error):
     target = tmp_path / "model.pth"
     target.write_text("old")
-    with pytest.raises(OSError, match=r"disk is full.*MiB are free.*model\.pth"):
-        with atomic_write(target) as part:
-            assert part.endswith(".pth")
-            raise error
+    full = pytest.raises(OSError, match=r"disk is full.*MiB are free.*model\.pth")
+    with full, atomic_write(target) as part:
+        assert part.endswith(".pth")
+        raise error
     assert target.read_text() == "old"
 
 
