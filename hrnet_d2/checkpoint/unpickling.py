@@ -104,8 +104,8 @@ class _Array(np.ndarray):
         if dtype.value is None or not isinstance(data, (bytes, bytearray)):
             return  # text or objects: stays empty
         values = _numbers(bytes(data), dtype, shape)
-        state = (1, tuple(shape), values.dtype, np.bool_(fortran), bytes(data))
-        super().__setstate__(state)
+        checked: Any = (1, tuple(shape), values.dtype, bool(fortran), bytes(data))
+        super().__setstate__(checked)
 
 
 def _numbers(data: bytes, dtype: _Dtype, shape: tuple) -> np.ndarray:
