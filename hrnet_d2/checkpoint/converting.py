@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from hrnet_d2.file_io import atomic_write
@@ -16,6 +15,7 @@ from .errors import CheckpointError
 from .formats import CLASS_NAMES
 from .loading import Checkpoint, load_file
 from .matching import match_to_model
+from .safetensors_file import write_safetensors
 
 __all__ = ["Conversion", "convert"]
 
@@ -90,7 +90,7 @@ def _write(checkpoint: Checkpoint, target: str) -> None:
     with atomic_write(target) as part:
         if target.endswith(".safetensors"):
             text = {} if names is None else {CLASS_NAMES: "\n".join(names)}
-            save_file(state, part, metadata={"format": "pt", **text})
+            write_safetensors(state, part, text)
         else:
             content: dict[str, Any] = {"model": state, "__author__": "hrnet_d2"}
             if names is not None:
