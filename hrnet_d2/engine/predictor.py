@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.modeling import build_model
 
 from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.data import InferenceInput, check_image
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
 
 from .setup import available_device
 
