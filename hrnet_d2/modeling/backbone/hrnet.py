@@ -12,7 +12,7 @@ Shapes: N images, C channels, H and W rows and columns.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hrnet_d2.layers.norm_folding import NormFolding, conv_norm
+from hrnet_d2.layers.norm_folding import NormFolding, Vectors, conv_norm
 
 __all__ = ["HRNet", "build_hrnetv2_backbone"]
 
@@ -60,8 +60,6 @@ def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
 class _ConvNorm(nn.Sequential):
     """Convolution, normalization and whatever follows."""
 
-    folding: NormFolding | None = None
-
     def __init__(
         self, cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
     ):
@@ -71,7 +69,7 @@ class _ConvNorm(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm, *rest = self
-        x = conv_norm(conv, norm, x, self.folding)
+        x = conv_norm(conv, norm, x)
         for layer in rest:
             x = layer(x)
         return x
@@ -85,8 +83,6 @@ class BasicBlock(nn.Module):
         norm: name or factory of the normalization layer.
     """
 
-    folding: NormFolding | None = None
-
     def __init__(self, channels: int, norm: _NormFactory):
         super().__init__()
         self.conv1 = _conv(channels, channels, 3)
@@ -96,8 +92,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        out = conv_norm(self.conv2, self.bn2, out, self.folding)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
         out += x
         return self.relu(out)
 
@@ -110,8 +106,6 @@ class Bottleneck(nn.Module):
         planes: channels of the 3x3 convolution; the output has ``4 * planes``.
         norm: name or factory of the normalization layer.
     """
-
-    folding: NormFolding | None = None
 
     def __init__(self, cin: int, planes: int, norm: _NormFactory):
         super().__init__()
@@ -126,9 +120,9 @@ class Bottleneck(nn.Module):
         self.downsample = _ConvNorm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.folding))
-        out = conv_norm(self.conv3, self.bn3, out, self.folding)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
@@ -185,14 +179,16 @@ class HRModule(nn.Module):
 
 
 @contextlib.contextmanager
-def _running_statistics_held(module: nn.Module):
-    """Keep BatchNorm's running statistics as they are, while it still uses the batch's own."""
+def _recomputing(module: nn.Module, vectors: Vectors | None) -> Iterator[None]:
+    """Run a module a second time, for its backward pass: with the folded norms of the first time,
+    and without moving BatchNorm's running statistics again."""
     layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     saved = [(m.momentum, m.num_batches_tracked) for m in layers]
     for m in layers:
         m.momentum, m.num_batches_tracked = 0.0, None
     try:
-        yield
+        with NormFolding.repeated(vectors):
+            yield
     finally:
         for m, (momentum, tracked) in zip(layers, saved, strict=True):
             m.momentum, m.num_batches_tracked = momentum, tracked
@@ -286,9 +282,6 @@ class HRNet(Backbone):
         if fold_norm:
             norms = (m for m in self.modules() if isinstance(m, _BatchNorm | FrozenBatchNorm2d))
             self.folding = NormFolding(norms)
-            for module in self.modules():
-                if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
-                    module.folding = self.folding
         for module in self._frozen_modules():
             for parameter in module.parameters():
                 parameter.requires_grad = False
@@ -336,9 +329,13 @@ class HRNet(Backbone):
 
     def _run(self, stage: str, module: nn.Module, *xs: torch.Tensor):
         if stage in self.act_checkpoint and self.training and torch.is_grad_enabled():
-            # The second forward pass must not move the running statistics a second time.
-            contexts = lambda: (contextlib.nullcontext(), _running_statistics_held(module))  # noqa: E731
-            return checkpoint(module, *xs, use_reentrant=False, context_fn=contexts)
+            vectors = NormFolding.vectors_of_pass()
+            return checkpoint(
+                module,
+                *xs,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), _recomputing(module, vectors)),
+            )
         return module(*xs)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -357,10 +354,12 @@ class HRNet(Backbone):
                 f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
                 f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
             )
-        if self.folding is not None:
-            self.folding.prepare()
-        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.folding))
+        with contextlib.nullcontext() if self.folding is None else self.folding.forward_pass():
+            return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x))
         for block in self.layer1:
             x = self._run("stage1", block, x)
 
