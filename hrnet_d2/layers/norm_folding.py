@@ -30,7 +30,7 @@ def can_fold(norm: nn.Module | None) -> bool:
 
 
 def scale_and_offset(
-    norm: nn.Module | SimpleNamespace, dtype: torch.dtype | None = None
+    norm: _BatchNorm | FrozenBatchNorm2d | SimpleNamespace, dtype: torch.dtype | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two vectors that a layer on running statistics multiplies by and adds.
 
@@ -42,8 +42,8 @@ def scale_and_offset(
         (C,) and (C,), differentiable in the layer's weight and bias.
     """
     dtype = dtype or norm.running_mean.dtype
-    mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)
-    scale = (variance + norm.eps).rsqrt()
+    mean: torch.Tensor = norm.running_mean.to(dtype)
+    scale: torch.Tensor = (norm.running_var.to(dtype) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.to(dtype)
     offset = -mean * scale
