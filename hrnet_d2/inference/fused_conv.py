@@ -1,5 +1,7 @@
 """Convolution for inference: normalization folded in, sum and ReLU in the same pass."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -75,11 +77,11 @@ class FusedConv2d(nn.Conv2d):
         self.use_onednn = self.use_onednn and not isinstance(conv.padding, str)
         self._packed: torch.Tensor | None = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # oneDNN's tensors can be neither copied nor saved; they are made again.
         return {**self.__dict__, "_packed": None}
 
-    def _apply(self, *args, **kwargs):
+    def _apply(self, *args: Any, **kwargs: Any) -> "FusedConv2d":
         self._packed = None
         return super()._apply(*args, **kwargs)
 
@@ -149,7 +151,7 @@ class FusedConv2d(nn.Conv2d):
 
 
 def can_fuse(conv: nn.Module) -> bool:
-    """Whether ``fuse_conv`` can take a layer."""
+    """Whether :func:`fuse_conv` accepts a layer."""
     activation = getattr(conv, "activation", None)
     return (
         isinstance(conv, nn.Conv2d)
@@ -160,11 +162,11 @@ def can_fuse(conv: nn.Module) -> bool:
     )
 
 
-def _is_relu(activation) -> bool:
+def _is_relu(activation: Any) -> bool:
     return activation in (F.relu, F.relu_, torch.relu) or isinstance(activation, nn.ReLU)
 
 
-def fuse_conv(conv: nn.Conv2d, **kwargs) -> FusedConv2d:
+def fuse_conv(conv: nn.Conv2d, **kwargs: Any) -> FusedConv2d:
     """A plain convolution, or Detectron2's with its ``norm`` and ``activation``, to one layer.
 
     Args:
