@@ -1,6 +1,6 @@
 """Convolution for inference: normalization folded in, sum and ReLU in the same pass."""
 
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,8 @@ from torch import nn
 from hrnet_d2.layers.norm_folding import can_fold, scale_and_offset
 
 from . import winograd
+
+Pair: TypeAlias = tuple[int, int]
 
 __all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
 
@@ -59,10 +61,10 @@ class FusedConv2d(nn.Conv2d):
         super().__init__(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
+            cast(Pair, conv.kernel_size),
+            cast(Pair, conv.stride),
+            cast(Pair, conv.padding),
+            cast(Pair, conv.dilation),
             conv.groups,
             bias=False,
             padding_mode=conv.padding_mode,

@@ -216,7 +216,7 @@ def optimize(
         model.backbone = _OptimizedBackbone(model.backbone, dtype, size_bucket, cuda_graphs).eval()
     for module in model.modules():
         module._register_load_state_dict_pre_hook(_refuse_state)
-    model.__class__ = _optimized_class(type(model))
+    model.__class__ = _optimized_class(cast(Callable[..., nn.Module], type(model)))
     optimized = cast(_InferenceOnly, model)
     optimized._autocast = dtype
     # A parameter over another one's storage counts the changes of both.
@@ -291,7 +291,7 @@ def _check_finite(model: nn.Module) -> None:
 def _repeated_modules(model: nn.Module) -> list[nn.Module]:
     """The modules of backbones that occur again and again: compiled once, run many times."""
     backbones = [m for m in model.modules() if isinstance(m, (FusedHRNet, HRNet))]
-    found = []
+    found: list[nn.Module] = []
     for backbone in backbones:
         stages = getattr(backbone, "stages", None)
         stages = [backbone.stage2, backbone.stage3, backbone.stage4] if stages is None else stages

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +30,12 @@ def can_fold(norm: nn.Module | None) -> bool:
 
 
 def scale_and_offset(
-    norm: _BatchNorm | FrozenBatchNorm2d | SimpleNamespace, dtype: torch.dtype | None = None
+    norm: Any, dtype: torch.dtype | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two vectors that a layer on running statistics multiplies by and adds.
 
     Args:
-        norm: a layer for which ``can_fold`` holds, not None; or its tensors and eps alone.
+        norm: a layer for which :func:`can_fold` is true, not None; or its tensors and eps alone.
         dtype: to compute in; None is that of the statistics.
 
     Returns:
@@ -109,7 +109,7 @@ def _vectors(norms: list[nn.Module]) -> Vectors:
     names = ("running_mean", "running_var", "weight", "bias")
     joined = {name: torch.cat([getattr(norm, name) for norm in norms]) for name in names}
     scale, offset = scale_and_offset(SimpleNamespace(eps=norms[0].eps, **joined))
-    sizes = [len(norm.running_mean) for norm in norms]
+    sizes = [norm.get_buffer("running_mean").numel() for norm in norms]
     return dict(zip(norms, zip(scale.split(sizes), offset.split(sizes), strict=True), strict=True))
 
 
