@@ -42,7 +42,7 @@ docs: env
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 wheel-check:
-	@tools/check_wheel.sh $(PYTHON)
+	$(PYTHON) tools/check_wheel.py
 
 demo: env
 	$(RUN) demo/quick_start.py --output output/demo
