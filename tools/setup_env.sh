@@ -32,7 +32,7 @@ explain() {
         fail "the disk is full ($log)"
     fi
     if found=$(grep -m 1 -E 'The user requested \(constraint\)' "$log"); then
-        fail "a pip constraint of this machine excludes a pinned version:$found ($log)"
+        fail "a pip constraint of this machine excludes a pinned version: ${found##*(constraint) } ($log)"
     fi
     # pip also says this after a network error, but then it has seen no version at all.
     if found=$(grep -m 1 -oE 'satisfies the requirement [^ ]+ .*from versions: [^n].*' "$log"); then
