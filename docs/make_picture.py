@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.utils.visualizer import Visualizer
+from matplotlib.colors import hsv_to_rgb
 
 import hrnet_d2
 
@@ -153,21 +154,30 @@ def train(annotations: Path, images: Path, output: Path) -> None:
 
 
 def draw(output: Path, picture: Path) -> None:
-    """Draw every detection from THRESHOLD on."""
+    """Draw every detection whose score is at least THRESHOLD, and the line below the training data."""
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     cfg = hrnet_d2.model_zoo.load_config(str(output / "config.yaml"), weights)
     predictor = hrnet_d2.Predictor(cfg)
     image = cv2.imread(str(PHOTOGRAPH))
     instances = predictor(image)["instances"].to("cpu")
     instances = instances[instances.scores >= THRESHOLD]
+
     visualizer = Visualizer(image[:, :, ::-1], predictor.metadata, DRAWN_SCALE)
-    drawn = visualizer.draw_instance_predictions(instances).get_image()[:, :, ::-1]
+    visualizer.draw_line([0, image.shape[1]], [SPLIT_ROW] * 2, "white", "--", 0.5)
+    visualizer.overlay_instances(
+        masks=instances.pred_masks.numpy(),
+        boxes=instances.pred_boxes,
+        labels=[f"coin {score:.2f}" for score in instances.scores.tolist()],
+        assigned_colors=[hsv_to_rgb((i * 0.382 % 1, 0.9, 1)) for i in range(len(instances))],
+        alpha=0.4,
+    )
+    drawn = visualizer.output.get_image()[:, :, ::-1]
     picture.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), drawn, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    centers = instances.pred_boxes.get_centers()[:, 1]
-    upper = int((centers < SPLIT_ROW).sum())
+
+    upper = int((instances.pred_boxes.get_centers()[:, 1] < SPLIT_ROW).sum())
     print(f"{upper} coins found in the upper half, {len(instances) - upper} in the lower half")
-    print(f"scores: {', '.join(f'{score:.2f}' for score in instances.scores.tolist())}")
+    print(f"lowest score drawn: {instances.scores.min():.2f}")
     print(f"picture: {picture}")
 
 
