@@ -154,7 +154,7 @@ def train(annotations: Path, images: Path, output: Path) -> None:
 
 
 def draw(output: Path, picture: Path) -> None:
-    """Draw every detection whose score is at least THRESHOLD, and the line below the training data."""
+    """Draw every detection whose score is at least THRESHOLD, and the edge of the training data."""
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     cfg = hrnet_d2.model_zoo.load_config(str(output / "config.yaml"), weights)
     predictor = hrnet_d2.Predictor(cfg)

@@ -128,13 +128,14 @@ def curves_table(reports: list[dict]) -> str:
     rows, notes = [], ""
     for report in reports:
         *runs, apart = report["results"]
-        rows += [[run["switch"], str(run["seed"]), *(f"{mean:.3f}" for mean in run["means"])] for run in runs]
+        for run in runs:
+            rows.append([run["switch"], str(run["seed"]), *(f"{m:.3f}" for m in run["means"])])
         others = ", ".join(
             f"{k} {v:.1%}" for k, v in apart["relative_distance_of_switches"].items()
         )
         notes += (
-            f"\n\nEach column is the mean loss over a tenth of the run.\nMean relative distance from "
-            f"`{apart['reference']}` with the same seed: {others}.\nBetween the two seeds of "
+            "\n\nEach column is the mean loss over a tenth of the run.\n"
+            f"Mean relative distance from `{apart['reference']}` with the same seed: {others}.\nBetween the two seeds of "
             f"`{apart['reference']}`: {apart['relative_distance_of_its_seeds']:.1%}."
         )
     spans = [f"{i + 1}/10" for i in range(max(len(row) for row in rows) - 2)]
@@ -156,8 +157,8 @@ def evaluation_table(reports: list[dict]) -> str:
         *runs, last = report["results"]
         rows += [[r["evaluator"], str(r["images"]), f"{r['seconds']:.1f}"] for r in runs]
         notes += (
-            f"\n\nSpeedup: {last['speedup']}x. The largest difference between the {last['metrics']} metrics is "
-            f"{last['largest_difference']:.0e}."
+            f"\n\nSpeedup: {last['speedup']}x. The largest difference between the "
+            f"{last['metrics']} metrics is {last['largest_difference']:.0e}."
         )
     return _table(rows, ["evaluator", "images", "s"]) + notes
 
