@@ -133,10 +133,11 @@ def curves_table(reports: list[dict]) -> str:
         others = ", ".join(
             f"{k} {v:.1%}" for k, v in apart["relative_distance_of_switches"].items()
         )
+        name, seeds = apart["reference"], apart["relative_distance_of_its_seeds"]
         notes += (
             "\n\nEach column is the mean loss over a tenth of the run.\n"
-            f"Mean relative distance from `{apart['reference']}` with the same seed: {others}.\nBetween the two seeds of "
-            f"`{apart['reference']}`: {apart['relative_distance_of_its_seeds']:.1%}."
+            f"Mean relative distance from `{name}` with the same seed: {others}.\n"
+            f"Between the two seeds of `{name}`: {seeds:.1%}."
         )
     spans = [f"{i + 1}/10" for i in range(max(len(row) for row in rows) - 2)]
     return _table(rows, ["switches", "seed", *spans]) + notes
