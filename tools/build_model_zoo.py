@@ -7,6 +7,7 @@ python tools/build_model_zoo.py --check   exits with 1 if one is out of date
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path, PurePosixPath
 
 from hrnet_d2 import model_zoo
@@ -65,7 +66,10 @@ def render() -> str:
     for folder, title in TITLES.items():
         names = model_zoo.list_models(f"{folder}/*")
         parts.append(f"## {title}\n\n{_table([model_zoo.info(name) for name in names])}")
-    notes = "\n".join(f"- **{key}**: {text}." for key, text in model_zoo.sources().items())
+    notes = "\n".join(
+        textwrap.fill(f"- **{key}**: {text}.", 118, subsequent_indent="  ", break_on_hyphens=False)
+        for key, text in model_zoo.sources().items()
+    )
     parts.append(f"## Sources\n\n{notes}\n")
     rows = [model_zoo.info(name) for name in model_zoo.list_models()]
     links = {PurePosixPath(row["config"]).stem: f"configs/{row['config']}" for row in rows}
