@@ -19,7 +19,7 @@ SMALLER = [
 
 @pytest.mark.slow
 def test_tutorial(tmp_path):
-    page = [block for block in blocks(ROOT / "docs" / "train.md")]
+    page = blocks(ROOT / "docs" / "train.md")
     (dataset,) = (block for block in page if block.language == "python")
     subprocess.run([sys.executable, "-c", dataset.text], cwd=tmp_path, check=True)
     assert len(list((tmp_path / "shapes" / "train").glob("*.png"))) == 320
