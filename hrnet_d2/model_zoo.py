@@ -39,7 +39,7 @@ def list_models(pattern: str = "*", trained: bool = False) -> list[str]:
     """Names of the table's models.
 
     Args:
-        pattern: as in a shell, on the model's name or its path: "fcos*", "*w18*", "htc/*".
+        pattern: as in a shell, on its name or its path: ``fcos*``, ``*w18*``, ``htc/*``.
         trained: only those with a published checkpoint.
     """
     pattern = pattern.removesuffix(".yaml")

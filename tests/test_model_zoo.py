@@ -109,6 +109,6 @@ def test_the_page_is_the_data():
     )
     assert tool.main(["--check"]) == 0
     for name in model_zoo.list_models():
-        assert f"(configs/{name})" in tool.render()
+        assert f"]: configs/{name}\n" in tool.render()
         url = model_zoo.info(name)["url"]
-        assert url is None or f"({url})" in tool.render()
+        assert url is None or f"]: {url}\n" in tool.render()
