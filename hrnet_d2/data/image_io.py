@@ -12,7 +12,7 @@ BACKENDS = ("opencv", "detectron2")
 
 
 class ImageReadError(OSError):
-    """A file is there and cannot be decoded as the image that is expected of it."""
+    """A file exists but cannot be decoded as the expected kind of image."""
 
 
 def read_image(path: str, format: str = "BGR", backend: str = "opencv") -> np.ndarray:
@@ -30,18 +30,18 @@ def read_image(path: str, format: str = "BGR", backend: str = "opencv") -> np.nd
         (H, W, 3) uint8.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImageReadError: the file is empty, cut short or not an image.
-        ValueError: unknown format or backend.
+        FileNotFoundError: if there is no such file.
+        ImageReadError: if the file is empty, truncated, damaged or not an image.
+        ValueError: if the format or backend is unknown.
     """
     if backend == "detectron2":
         return _read_with_detectron2(path, format)
     if backend != "opencv":
-        raise ValueError(f"INPUT.BACKEND must be one of {BACKENDS}, got {backend!r}.")
+        raise ValueError(f"INPUT.BACKEND must be one of {BACKENDS}, got {backend!r}")
     if format not in ("BGR", "RGB"):
         raise ValueError(
             f'INPUT.FORMAT is {format!r}: the backend "opencv" reads "BGR" and "RGB"; '
-            'set INPUT.BACKEND to "detectron2" for other formats.'
+            'set INPUT.BACKEND to "detectron2" for other formats'
         )
     image = _decode(path, cv2.IMREAD_COLOR)
     if format == "RGB":
@@ -59,8 +59,8 @@ def read_label_map(path: str) -> np.ndarray:
         (H, W) uint8.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImageReadError: the file cannot be decoded, or is no 8-bit map of one channel.
+        FileNotFoundError: if there is no such file.
+        ImageReadError: if the file cannot be decoded, or is not an 8-bit map of one channel.
     """
     labels = _decode(path, cv2.IMREAD_UNCHANGED)
     if labels.ndim != 2 or labels.dtype != np.uint8:
@@ -68,31 +68,31 @@ def read_label_map(path: str) -> np.ndarray:
         raise ImageReadError(
             f"Semantic map {path} has {channels} channel(s) of {labels.dtype}: it must be an 8-bit "
             "gray PNG whose pixel values are labels. Palette and color PNGs hold colors; save "
-            "the label indices themselves (Pillow mode 'L')."
+            "the label indices themselves (Pillow mode 'L')"
         )
     return labels
 
 
 def check_image_size(record: dict, image: np.ndarray) -> None:
-    """Hold an image's size against the annotation's; fills it in where the annotation has none.
+    """Check the image size against the annotation's; set it if the annotation has none.
 
     Args:
         record: a Detectron2 dataset dict. Gains "height" and "width" if they are missing.
         image: (H, W, C), as read, upright.
 
     Raises:
-        SizeMismatchError: the sizes differ (Detectron2's class, a ValueError).
+        SizeMismatchError: if the sizes differ (Detectron2's class, a ValueError).
     """
     height, width = image.shape[:2]
     expected = (record.get("width", width), record.get("height", height))
     if expected != (width, height):
         advice = (
-            "The sides are swapped: the file carries an EXIF orientation that is applied when it "
-            "is read, and the annotations may have been made on the image as stored. Save the "
-            "image upright and without EXIF, or annotate it upright."
+            "The sides are swapped: the file carries an EXIF orientation, which is applied "
+            "on reading, and the annotations may have been made on the image as stored. Save the "
+            "image upright and without EXIF, or annotate it upright"
             if expected == (height, width)
             else "The boxes would not fit the image: restore the file that was annotated, or "
-            "correct width, height and boxes in the annotation file."
+            "correct width, height and boxes in the annotation file"
         )
         raise SizeMismatchError(
             f"Image {record.get('file_name', '')} is {width} x {height} pixels (width x height), "
@@ -114,7 +114,7 @@ def _read_with_detectron2(path: str, format: str) -> np.ndarray:
 def _missing(path: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"File {path} does not exist. Check the folder of images given with the dataset and the "
-        "file names in its annotations."
+        "file names in its annotations"
     )
 
 
@@ -128,22 +128,22 @@ def _decode(path: str, flags: int) -> np.ndarray:
     except OSError as error:
         raise ImageReadError(f"File {path} cannot be read: {error}") from error
     if not data:
-        raise ImageReadError(f"Image {path} cannot be decoded: the file is empty.")
+        raise ImageReadError(f"Image {path} cannot be decoded: the file is empty")
     pixels = None
     if not _is_cut_jpeg(data):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise ImageReadError(
-            f"Image {path} cannot be decoded ({len(data)} bytes): the file is cut short, damaged "
-            "or of a format that OpenCV does not read. Copy it again, or take it out of the "
-            "dataset."
+            f"Image {path} cannot be decoded ({len(data)} bytes): the file is truncated, "
+            "damaged or of a format that OpenCV does not read. Copy it again, or remove it from "
+            "the dataset"
         )
     return pixels
 
 
 def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether a JPEG ends before its end marker: OpenCV 4 decodes such files, with gray in place
-    of what is missing.
+    """Whether a JPEG ends before its end marker: OpenCV 4 decodes such files and fills what is
+    missing with gray.
 
     The end marker must come after the last start of scan: an embedded thumbnail has both.
     """

@@ -1,4 +1,4 @@
-"""Metrics of predictions."""
+"""Metrics of predictions on COCO-style datasets."""
 
 from .coco_evaluation import FastCOCOEvaluator, build_evaluator
 

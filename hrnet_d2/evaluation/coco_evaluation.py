@@ -1,8 +1,7 @@
 """COCO metrics of a dataset's predictions, quickly.
 
-Detectron2's ``COCOEvaluator`` needs a compiled extension to be fast and is slow without it.  Here
-the matching runs in ``faster-coco-eval`` (C++, from the package index) instead, and masks are
-encoded inside their boxes; the numbers are those of pycocotools.
+Detectron2's ``COCOEvaluator`` is slow without its compiled extension. Here ``faster-coco-eval``
+(C++) does the matching, and masks are encoded inside their boxes; the numbers equal pycocotools'.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -38,16 +38,16 @@ def _log_once(message: str) -> None:
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's ``COCOEvaluator`` with ``faster-coco-eval`` behind it.
+    """Detectron2's ``COCOEvaluator`` on top of ``faster-coco-eval``.
 
     Takes the same arguments and prints and returns the same metrics, equal to pycocotools' to
-    1e-6 for boxes and masks.  Keypoints go to Detectron2's own path.
+    1e-6 for boxes and masks.  Keypoints are evaluated by Detectron2's implementation.
 
     Raises:
-        ImportError: where ``faster-coco-eval`` is not installed.
+        ImportError: if ``faster-coco-eval`` is not installed.
     """
 
-    def __init__(self, dataset_name: str, *args, **kwargs):
+    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
         if faster_coco_eval is None:
             raise ImportError("FastCOCOEvaluator needs faster-coco-eval: pip install it")
         super().__init__(dataset_name, *args, **kwargs)
@@ -55,7 +55,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             self._fast_ground_truth = faster_coco_eval.COCO(self._coco_api.dataset)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """As Detectron2's, with masks encoded at once and only where they are."""
+        """As Detectron2's, but encodes masks at once and only inside their boxes."""
         for image, output in zip(inputs, outputs, strict=True):
             prediction = {"image_id": image["image_id"]}
             if "instances" in output:
@@ -73,11 +73,14 @@ class FastCOCOEvaluator(COCOEvaluator):
             if len(prediction) > 1:
                 self._predictions.append(prediction)
 
-    def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[int] | None = None):
+    def _eval_predictions(
+        self, predictions: list[dict], img_ids: Sequence[int] | None = None
+    ) -> None:
         results = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = sorted(self._tasks or self._tasks_from_predictions(results))
         if "keypoints" in tasks:
-            return super()._eval_predictions(predictions, img_ids=img_ids)
+            super()._eval_predictions(predictions, img_ids=img_ids)
+            return
         unknown = [task for task in tasks if task not in ("bbox", "segm")]
         if unknown:
             raise ValueError(f"COCO tasks are bbox, segm and keypoints, got {unknown}")
@@ -88,36 +91,35 @@ class FastCOCOEvaluator(COCOEvaluator):
             with PathManager.open(path, "w") as f:
                 json.dump(results, f)
         if not self._do_evaluation:
-            self._logger.info("Annotations are not available for evaluation.")
-            return None
+            self._logger.info("Annotations are not available for evaluation")
+            return
         self._logger.info("Evaluating predictions with faster-coco-eval ...")
         for task in tasks:
             evaluated = self._evaluate_task(results, task, img_ids) if results else None
             self._results[task] = self._derive_coco_results(
                 evaluated, task, class_names=self._metadata.get("thing_classes")
             )
-        return None
 
     def _to_dataset_categories(self, results: list[dict]) -> None:
-        """Contiguous class numbers to the dataset's own category ids, in place."""
+        """Convert contiguous class numbers to the dataset's category ids, in place."""
         to_contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_contiguous is None:
             return
-        to_dataset = {contiguous: own for own, contiguous in to_contiguous.items()}
+        to_dataset = {contiguous: category for category, contiguous in to_contiguous.items()}
         for result in results:
             category = result["category_id"]
             if category not in to_dataset:
                 raise ValueError(
                     f"A prediction for image {result['image_id']} has class {category}, but "
                     f"'{self._metadata.name}' has the classes 0 to {len(to_dataset) - 1}: "
-                    "NUM_CLASSES of the model does not fit the dataset"
+                    "NUM_CLASSES of the model is not that of the dataset"
                 )
             result["category_id"] = to_dataset[category]
 
-    def _evaluate_task(self, results: list[dict], task: str, img_ids: Sequence[int] | None):
-        """The evaluated ``COCOeval_faster`` of one task; ``results`` stay as they are."""
-        # A result with a box counts by its box's area: small, medium and large masks are by the
-        # masks' own, so the other task's field is left out.
+    def _evaluate_task(self, results: list[dict], task: str, img_ids: Sequence[int] | None) -> Any:
+        """The evaluated ``COCOeval_faster`` of one task; does not modify ``results``."""
+        # A result with a box has the area of its box. Masks are small, medium or large by their
+        # own area, so the other task's field is left out.
         field = {"bbox": "bbox", "segm": "segmentation"}[task]
         detections = self._fast_ground_truth.loadRes(
             [
@@ -144,19 +146,19 @@ class FastCOCOEvaluator(COCOEvaluator):
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluator of a dataset in COCO's style (a JSON file, or Detectron2's own dicts).
+    """The evaluator of a COCO-style dataset (a JSON file, or Detectron2's records).
 
-    Uses Detectron2's compiled COCO evaluation where it is built, else ``faster-coco-eval`` where
-    it is installed, else plain pycocotools: the same numbers from all, at different speeds.
+    Uses Detectron2's compiled COCO evaluation if it is built, else ``faster-coco-eval`` if it is
+    installed, else plain pycocotools: all give the same numbers, at different speeds.
 
     Args:
-        cfg: the model's config; ``OUTPUT_DIR/inference`` takes the results where
-            ``output_folder`` is not given.
+        cfg: the model's config; the results are written to ``OUTPUT_DIR/inference`` if
+            ``output_folder`` is None.
         dataset_name: a registered dataset.
         output_folder: where to write ``coco_instances_results.json``.
 
     Raises:
-        NotImplementedError: where the dataset is of another evaluation type.
+        NotImplementedError: if the dataset has another evaluator type.
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")

@@ -1,4 +1,4 @@
-"""Reading a COCO annotation file and naming all that is wrong with it, at once."""
+"""Reading a COCO annotation file and reporting everything that is wrong with it at once."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["CocoFile", "DatasetError", "check_same_categories", "read_coco"]
 
@@ -30,20 +31,12 @@ class CocoFile:
 
     @property
     def categories(self) -> list[tuple[int, str]]:
-        """Ids and names, by rising id."""
+        """Ids and names, sorted by id."""
         return sorted((c["id"], c["name"]) for c in self.data["categories"])
 
     @property
     def class_names(self) -> list[str]:
         return [name for _, name in self.categories]
-
-    def without_outline(self, crowds: bool) -> list[dict]:
-        """Annotations that have no segmentation; those of crowds count if ``crowds``."""
-        return [
-            a
-            for a in self.data["annotations"]
-            if not a.get("segmentation") and (crowds or not a.get("iscrowd", 0))
-        ]
 
 
 def read_coco(path: str | Path, image_root: str | Path) -> CocoFile:
@@ -109,7 +102,7 @@ def check_same_categories(train: CocoFile, val: CocoFile) -> None:
     )
 
 
-def _check_tables(path: Path, data) -> None:
+def _check_tables(path: Path, data: Any) -> None:
     if isinstance(data, list):
         raise DatasetError(
             f"{path} holds a list, as files of COCO results do. Annotations are an object with "
@@ -214,7 +207,7 @@ def _log_unusable_boxes(path: Path, data: dict) -> None:
             )
 
 
-def _is_box(box) -> bool:
+def _is_box(box: Any) -> bool:
     return (
         isinstance(box, list)
         and len(box) == 4
