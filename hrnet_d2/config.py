@@ -97,10 +97,16 @@ def _add_input(cfg: CN) -> None:
         # Annotated boxes narrower or lower than this many pixels (of the image file) are dropped;
         # 0 keeps them all.
         MIN_BOX_SIZE=1.0,
+        # Images with more pixels than this are refused before they are decoded, since a small file
+        # may claim a size that takes all memory.
+        MAX_PIXELS=2**28,
     )
     # Names of the classes, written by train_net.py for own data, so that a saved config is enough
     # to draw predictions.
     _add(cfg.DATASETS, CLASS_NAMES=[])
+    # Accept file names in annotation files of custom data that lead out of the folder of images,
+    # by "..", as absolute paths or through links.
+    _add(cfg.DATASETS, ALLOW_OUTSIDE_FILES=False)
 
 
 def _add_two_stage(cfg: CN) -> None:

@@ -14,12 +14,19 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import COCOeval, COCOeval_opt, instances_to_coco_json
 from detectron2.utils.file_io import PathManager
 
+from .ground_truth import (
+    check_ground_truth,
+    evaluated_fields,
+    explain_unreadable,
+    require_segmentations,
+)
 from .rle import encode_masks
 
 try:
@@ -27,7 +34,7 @@ try:
 except ImportError:
     faster_coco_eval = None
 
-__all__ = ["FastCOCOEvaluator", "build_evaluator"]
+__all__ = ["CheckedCOCOEvaluator", "FastCOCOEvaluator", "build_evaluator"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +44,62 @@ def _log_once(message: str) -> None:
     logger.info(message)
 
 
-class FastCOCOEvaluator(COCOEvaluator):
+class CheckedCOCOEvaluator(COCOEvaluator):
+    """Detectron2's ``COCOEvaluator`` with checks of the ground truth and of the predictions.
+
+    Args:
+        dataset_name: a registered dataset.
+        masks: check at once that all objects have valid segmentations; otherwise it is checked
+            when masks are evaluated, and boxes are evaluated without them.
+        args, kwargs: the arguments of ``COCOEvaluator``.
+
+    Raises:
+        DatasetError: if the annotation file is invalid; the message has all problems.
+    """
+
+    def __init__(self, dataset_name: str, *args: Any, masks: bool = False, **kwargs: Any):
+        try:
+            super().__init__(dataset_name, *args, **kwargs)
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            json_file = MetadataCatalog.get(dataset_name).get("json_file")
+            if json_file is not None:
+                explain_unreadable(json_file, error)
+            raise
+        self._source = str(self._metadata.json_file)
+        if not self._do_evaluation:
+            self._logger.warning(
+                '%s has no "annotations": predictions are saved, and no AP is computed',
+                self._source,
+            )
+            return
+        masks = masks or "segm" in (self._tasks or ())
+        check_ground_truth(self._coco_api.dataset, self._source, masks=masks)
+        self._masks_checked = masks
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """
+        Raises:
+            ValueError: if a box or a score is not a finite number.
+        """
+        _check_finite(inputs, outputs)
+        super().process(inputs, outputs)
+
+    def _eval_predictions(
+        self, predictions: list[dict], img_ids: Sequence[int] | None = None
+    ) -> None:
+        results = itertools.chain.from_iterable(p["instances"] for p in predictions)
+        self._check_masks(self._tasks or self._tasks_from_predictions(results))
+        super()._eval_predictions(predictions, img_ids=img_ids)
+
+    def _check_masks(self, tasks: Sequence[str]) -> None:
+        if self._do_evaluation and "segm" in tasks and not self._masks_checked:
+            require_segmentations(self._coco_api.dataset, self._source)
+            self._masks_checked = True
+
+
+class FastCOCOEvaluator(CheckedCOCOEvaluator):
     """Detectron2's ``COCOEvaluator`` on top of ``faster-coco-eval``.
 
     Takes the same arguments and prints and returns the same metrics, equal to pycocotools' to
@@ -52,10 +114,16 @@ class FastCOCOEvaluator(COCOEvaluator):
             raise ImportError("FastCOCOEvaluator needs faster-coco-eval: pip install it")
         super().__init__(dataset_name, *args, **kwargs)
         if self._do_evaluation:
-            self._fast_ground_truth = faster_coco_eval.COCO(self._coco_api.dataset)
+            dataset = evaluated_fields(self._coco_api.dataset)
+            self._fast_ground_truth = faster_coco_eval.COCO(dataset)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """As Detectron2's, but encodes masks at once and only inside their boxes."""
+        """As Detectron2's, but encodes masks at once and only inside their boxes.
+
+        Raises:
+            ValueError: if a box or a score is not a finite number.
+        """
+        _check_finite(inputs, outputs)
         for image, output in zip(inputs, outputs, strict=True):
             prediction = {"image_id": image["image_id"]}
             if "instances" in output:
@@ -84,6 +152,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         unknown = [task for task in tasks if task not in ("bbox", "segm")]
         if unknown:
             raise ValueError(f"COCO tasks are bbox, segm and keypoints, got {unknown}")
+        self._check_masks(tasks)
         self._to_dataset_categories(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
@@ -158,6 +227,7 @@ def build_evaluator(
         output_folder: where to write ``coco_instances_results.json``.
 
     Raises:
+        DatasetError: if the annotation file is invalid; the message has all problems.
         NotImplementedError: if the dataset has another evaluator type.
     """
     if output_folder is None:
@@ -169,7 +239,7 @@ def build_evaluator(
             "override Trainer.build_evaluator for another metric"
         )
     if COCOeval_opt is not COCOeval:
-        evaluator = COCOEvaluator
+        evaluator = CheckedCOCOEvaluator
     elif faster_coco_eval is not None:
         evaluator = FastCOCOEvaluator
     else:
@@ -177,9 +247,24 @@ def build_evaluator(
             "Neither Detectron2's compiled COCO evaluation nor faster-coco-eval is installed: "
             "evaluating with pycocotools, more slowly (pip install faster-coco-eval)"
         )
-        evaluator = COCOEvaluator
+        evaluator = CheckedCOCOEvaluator
     return evaluator(
         dataset_name,
+        masks=cfg.MODEL.MASK_ON,
         output_dir=output_folder,
         kpt_oks_sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS),
     )
+
+
+def _check_finite(inputs: list[dict], outputs: list[dict]) -> None:
+    for image, output in zip(inputs, outputs, strict=True):
+        if "instances" not in output:
+            continue
+        instances = output["instances"]
+        values = {"boxes": instances.pred_boxes.tensor, "scores": instances.scores}
+        for what, tensor in values.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"The predictions for image {image['image_id']} have {what} that are NaN or "
+                    "infinite. The weights of the model are damaged, or its training diverged"
+                )

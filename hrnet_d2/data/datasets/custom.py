@@ -14,6 +14,7 @@ from hrnet_d2.data.build import set_num_classes
 from hrnet_d2.data.cache import cache_folder, write_once
 from hrnet_d2.data.dataset_mapper import uses_semantic_maps
 from hrnet_d2.data.masks import check_segmentations
+from hrnet_d2.file_io import atomic_write
 
 from .coco_check import CocoFile, DatasetError, check_same_categories, read_coco
 
@@ -45,11 +46,17 @@ def configure_custom_data(
         FileNotFoundError: if a file or folder is missing.
         DatasetError: if the data are invalid, or lack something that this model needs.
     """
-    names, files = _register(train, val, train_sem_seg)
+    names, files = _register(
+        train,
+        val,
+        train_sem_seg,
+        masks=cfg.MODEL.MASK_ON,
+        allow_outside_files=cfg.DATASETS.ALLOW_OUTSIDE_FILES,
+    )
     if train is not None:
         _check_training_needs(cfg, files[0], train_sem_seg)
-    if val is not None and cfg.MODEL.MASK_ON:
-        _check_segmentations(files[-1], crowds=True)  # COCO's evaluation reads crowds
+    if val is not None:
+        _check_validation_needs(cfg, files[-1])
     frozen = cfg.is_frozen()
     cfg.defrost()
     cfg.DATASETS.TRAIN = (names[0],) if train is not None else ()
@@ -65,6 +72,9 @@ def register_custom_data(
     val_json: str | Path | None = None,
     val_images: str | Path | None = None,
     train_sem_seg: str | Path | None = None,
+    *,
+    masks: bool = False,
+    allow_outside_files: bool = False,
 ) -> tuple[str | None, str | None]:
     """Check COCO annotation files and register them as datasets.
 
@@ -76,6 +86,10 @@ def register_custom_data(
         val_json, val_images: the same for the validation images.
         train_sem_seg: folder of semantic maps of the training images: NAME.png for NAME.jpg, in
             the same subfolder, if any. Images may lack one.
+        masks: malformed segmentations are errors, for models that predict masks. Otherwise they
+            are removed, and logged.
+        allow_outside_files: accept file names of images that lead out of their folder, by "..", as
+            absolute paths or through links.
 
     Returns:
         The names of the training and the validation dataset; None for one that is not given.
@@ -87,7 +101,9 @@ def register_custom_data(
     """
     train = _source(train_json, train_images, "train")
     val = _source(val_json, val_images, "val")
-    names, _ = _register(train, val, train_sem_seg)
+    names, _ = _register(
+        train, val, train_sem_seg, masks=masks, allow_outside_files=allow_outside_files
+    )
     return (names[0] if train else None, names[-1] if val else None)
 
 
@@ -100,7 +116,12 @@ def _source(json_file: str | Path | None, images: str | Path | None, what: str) 
 
 
 def _register(
-    train: Source | None, val: Source | None, train_sem_seg: str | Path | None
+    train: Source | None,
+    val: Source | None,
+    train_sem_seg: str | Path | None,
+    *,
+    masks: bool,
+    allow_outside_files: bool,
 ) -> tuple[list[str], list[CocoFile]]:
     """Names and files of the given data, training data first."""
     if train is None and val is None:
@@ -109,7 +130,11 @@ def _register(
         raise DatasetError(
             f"Semantic maps ({train_sem_seg}) go with training data, and none are given"
         )
-    files = [read_coco(*source) for source in (train, val) if source is not None]
+    files = [
+        read_coco(*source, masks=masks, allow_outside_files=allow_outside_files)
+        for source in (train, val)
+        if source is not None
+    ]
     if len(files) == 2:
         check_same_categories(*files)
     names = []
@@ -139,7 +164,7 @@ def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
         image_root=root,
         evaluator_type="coco",
         thing_classes=file.class_names,
-        thing_dataset_id_to_contiguous_id={c: i for i, (c, _) in enumerate(file.categories)},
+        thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(file.category_ids)},
     )
     if maps is not None:
         metadata.set(sem_seg_root=maps)
@@ -187,6 +212,13 @@ def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Pa
     """What this model needs of training data, before anything is built."""
     if not train.data["annotations"]:
         raise DatasetError(f"{train.path} has no annotations: there is nothing to learn")
+    if cfg.INPUT.MIN_BOX_SIZE > 0 and not train.counts["usable"]:
+        raise DatasetError(
+            f"{train.path} has no object to learn from: of {len(train.data['annotations'])} "
+            f'annotations {train.counts["crowds"]} are crowds ("iscrowd": 1), and the boxes of '
+            f"{train.counts['small']} are less than a pixel wide or high, of "
+            f"{train.counts['outside']} outside their image"
+        )
     if cfg.MODEL.MASK_ON:
         _check_segmentations(train, crowds=False)
     if uses_semantic_maps(cfg) and train_sem_seg is None:
@@ -194,6 +226,19 @@ def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Pa
             "HTC's semantic branch learns from semantic maps. Give them (--train-sem-seg FOLDER), "
             "or train without the branch (MODEL.HTC.SEMANTIC_ON False)"
         )
+
+
+def _check_validation_needs(cfg: CfgNode, val: CocoFile) -> None:
+    annotations = val.data["annotations"]
+    if len(annotations) == val.counts["crowds"]:
+        logger.warning(
+            "%s has no objects to evaluate on (%d annotations, all of them crowds): every AP will "
+            "be undefined (nan)",
+            val.path,
+            len(annotations),
+        )
+    if cfg.MODEL.MASK_ON:
+        _check_segmentations(val, crowds=True)  # COCO's evaluation reads crowds
 
 
 def _check_segmentations(file: CocoFile, crowds: bool) -> None:
@@ -205,32 +250,22 @@ def _check_segmentations(file: CocoFile, crowds: bool) -> None:
 
 
 def _complete(file: CocoFile) -> Path:
-    """The annotation file, or a copy in the cache with what it lacks for COCO's evaluation:
-    "area" (that of the box) and "iscrowd" (0) of each annotation, ids that are
-    not 0 (which the evaluation takes for "unmatched").
-    """
-    annotations = file.data["annotations"]
-    shift = 1 - min((a["id"] for a in annotations), default=1)
-    lacking = any("area" not in a or "iscrowd" not in a for a in annotations)
-    if not lacking and all(a["id"] != 0 for a in annotations):
+    """The annotation file, or a repaired copy of it in the cache that all tools can read."""
+    if not file.repairs:
         return Path(os.path.abspath(file.path))
-    completed = [
-        {
-            "iscrowd": 0,
-            "area": a["bbox"][2] * a["bbox"][3],
-            **a,
-            "id": a["id"] + shift,
-        }
-        for a in annotations
-    ]
-    text = json.dumps({**file.data, "annotations": completed})
+    text = json.dumps(file.data)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = cache_folder() / "annotations" / f"{file.path.stem}_{digest}.json"
-    write_once(target, lambda path: path.write_text(text))
+
+    def write(path: Path) -> None:
+        with atomic_write(path) as part:
+            Path(part).write_text(text)
+
+    write_once(target, write)
     logger.info(
-        "%s lacks fields that the evaluation needs (area, iscrowd, or ids from 1): using the "
-        "completed copy %s",
+        "%s: using the completed copy %s. Completed or corrected: %s",
         file.path,
         target,
+        "; ".join(file.repairs),
     )
     return target

@@ -132,7 +132,7 @@ def test_all_problems_at_once(coco):
     message = str(error.value)
     for part in (
         "several annotations have the id 1:",
-        '2 annotations have a image_id that "images" lacks: 11, 99',
+        '2 annotations have an image_id that "images" lacks: 11, 99',
         '1 annotations have a category_id that "categories" lacks: 5',
         "four finite numbers (x, y, width, height): ids 5, 6",
         '1 annotations are marked "ignore" (ids 6)',
