@@ -13,8 +13,14 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 from fvcore.transforms.transform import Transform
 
-from .image_io import ImageReadError, check_image_size, read_image, read_label_map
-from .masks import check_segmentations, rasterize
+from .image_io import (
+    MAX_PIXELS,
+    ImageReadError,
+    check_image_size,
+    read_image,
+    read_label_map,
+)
+from .masks import check_segmentation, check_segmentations, rasterize
 from .transforms import build_augmentation
 
 __all__ = ["HRNetDatasetMapper", "InferenceInput", "check_image", "uses_semantic_maps"]
@@ -44,6 +50,7 @@ class HRNetDatasetMapper(DatasetMapper):
         use_sem_seg: bool = False,
         sem_seg_classes: int = 183,
         sem_seg_ignore: int = 255,
+        max_pixels: int = MAX_PIXELS,
         **base: Any,
     ):
         """
@@ -59,6 +66,7 @@ class HRNetDatasetMapper(DatasetMapper):
             use_sem_seg: read the semantic maps of records that have a "sem_seg_file_name".
             sem_seg_classes: number of classes of the maps; labels are less than it,
             sem_seg_ignore: or equal to this value, which the loss ignores.
+            max_pixels: images with more pixels are refused before they are decoded.
             base: the other arguments of Detectron2's ``DatasetMapper``.
         """
         super().__init__(
@@ -69,6 +77,7 @@ class HRNetDatasetMapper(DatasetMapper):
         self.use_sem_seg = use_sem_seg and is_train
         self.sem_seg_classes = sem_seg_classes
         self.sem_seg_ignore = sem_seg_ignore
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -80,6 +89,7 @@ class HRNetDatasetMapper(DatasetMapper):
             use_sem_seg=uses_semantic_maps(cfg),
             sem_seg_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             sem_seg_ignore=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
         )
         return arguments
 
@@ -104,7 +114,13 @@ class HRNetDatasetMapper(DatasetMapper):
         annotations = record.pop("annotations", None)
         sem_seg_file = record.pop("sem_seg_file_name", None)
 
-        image = read_image(record["file_name"], self.image_format, self.backend)
+        image = read_image(
+            record["file_name"],
+            self.image_format,
+            self.backend,
+            self.max_pixels,
+            annotated=annotations is not None,
+        )
         check_image_size(record, image)
         sem_seg = None
         if self.use_sem_seg and sem_seg_file is not None:
@@ -147,6 +163,11 @@ class HRNetDatasetMapper(DatasetMapper):
                 f"image {dataset_dict['file_name']}",
             )
         if not as_bitmaps:
+            for annotation in usable if self.use_instance_mask else ():
+                try:
+                    check_segmentation(annotation["segmentation"], *size)
+                except ValueError as error:
+                    raise ValueError(f"Image {dataset_dict['file_name']}: {error}") from error
             # Detectron2's implementation writes into the annotations.
             dataset_dict["annotations"] = copy.deepcopy(usable)
             super()._transform_annotations(dataset_dict, transforms, image_shape)
@@ -194,7 +215,7 @@ class HRNetDatasetMapper(DatasetMapper):
 
     def _read_sem_seg(self, path: str, record: dict) -> np.ndarray:
         try:
-            labels = read_label_map(path)
+            labels = read_label_map(path, self.max_pixels)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"Semantic map {path} of image {record['file_name']} does not exist. Give the maps "
@@ -310,7 +331,9 @@ def check_image(image: np.ndarray) -> None:
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, C) to a contiguous (C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    # A copy, also of images of one pixel: NumPy takes these for contiguous whatever their strides
+    # are, and torch does not take negative ones.
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 def _keep_to_one_thread_in_workers() -> None:

@@ -1,11 +1,14 @@
 """Segmentations of annotated objects: whether they exist, and their bitmaps."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 
-__all__ = ["check_segmentations", "rasterize"]
+from .segmentations import SegmentationError, check_polygon, check_rle
+
+__all__ = ["check_segmentation", "check_segmentations", "rasterize"]
 
 
 def check_segmentations(
@@ -41,6 +44,31 @@ def check_segmentations(
         )
 
 
+def check_segmentation(segmentation: list | dict | np.ndarray, height: int, width: int) -> None:
+    """Check the segmentation of an object of a Detectron2 record before pycocotools reads it.
+
+    Args:
+        segmentation: COCO polygons, a COCO run-length encoding, or a bitmap.
+        height, width: size of the image file, in pixels.
+
+    Raises:
+        ValueError: if it is malformed, or has another size than the image.
+    """
+    if isinstance(segmentation, dict):
+        size = segmentation.get("size", (height, width))
+        if tuple(size) != (height, width):
+            raise _size_error(size, height, width)
+        check_rle(segmentation, height, width)
+    elif isinstance(segmentation, np.ndarray):
+        if segmentation.shape != (height, width):
+            raise _size_error(segmentation.shape, height, width)
+    elif not isinstance(segmentation, list | tuple):
+        raise SegmentationError("a segmentation is neither a list of polygons nor an encoding")
+    else:
+        for polygon in segmentation:
+            check_polygon(_polygon_array(polygon), height, width)
+
+
 def rasterize(segmentation: list | dict | np.ndarray, height: int, width: int) -> np.ndarray:
     """The bitmap of an object at the size of its image file, as MMDetection's ``LoadAnnotations``
     computes it.
@@ -54,26 +82,28 @@ def rasterize(segmentation: list | dict | np.ndarray, height: int, width: int) -
         (height, width) uint8, 1 inside.
 
     Raises:
-        ValueError: if a polygon has fewer than three points, or an encoding another size.
+        ValueError: if the segmentation is malformed, or has another size than the image.
     """
+    check_segmentation(segmentation, height, width)
     if isinstance(segmentation, np.ndarray):
-        bitmap = segmentation.astype(bool).astype(np.uint8)
-    elif isinstance(segmentation, dict):
+        return segmentation.astype(bool).astype(np.uint8)
+    if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], list):
             segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
-        bitmap = mask_util.decode(segmentation)
-    else:
-        for polygon in segmentation:
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(
-                    f"a polygon has {len(polygon)} numbers: it takes x and y of at least three "
-                    "points"
-                )
-        polygons = [np.asarray(p, dtype=np.float64).reshape(-1).tolist() for p in segmentation]
-        bitmap = mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width)))
-    if bitmap.shape != (height, width):
-        raise ValueError(
-            f"the mask of an object is {bitmap.shape[1]} x {bitmap.shape[0]} pixels (width x "
-            f"height), the image {width} x {height}"
-        )
-    return bitmap
+        return mask_util.decode(segmentation)
+    polygons = [_polygon_array(polygon).tolist() for polygon in segmentation]
+    return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width)))
+
+
+def _polygon_array(polygon: Any) -> np.ndarray:
+    try:
+        return np.asarray(polygon, dtype=np.float64).reshape(-1)
+    except (OverflowError, TypeError, ValueError):
+        raise SegmentationError("a polygon is not a list of numbers") from None
+
+
+def _size_error(size: Any, height: int, width: int) -> SegmentationError:
+    shown = f"{size[1]} x {size[0]}" if len(size) == 2 else str(size)
+    return SegmentationError(
+        f"the mask of an object is {shown} pixels (width x height), the image {width} x {height}"
+    )

@@ -14,6 +14,7 @@ __all__ = [
     "check_polygon",
     "check_rle",
     "clean_segmentation",
+    "is_plain_polygon",
     "valid_rle_strings",
 ]
 
@@ -55,7 +56,7 @@ def clean_segmentation(
     """
     if isinstance(value, list):
         for polygon in value:
-            if not _is_plain_polygon(polygon):
+            if not is_plain_polygon(polygon):
                 return _clean_polygons(value, height, width)
         return (value, None) if value else (None, None)
     if isinstance(value, dict):
@@ -195,7 +196,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _is_plain_polygon(polygon: Any) -> bool:
+def is_plain_polygon(polygon: Any) -> bool:
     """Whether a polygon is valid without a closer look: most are."""
     if type(polygon) is not list or len(polygon) < 6 or len(polygon) % 2:
         return False

@@ -271,6 +271,8 @@ def _references(
         ("category_id", "categories", category_ids),
     ):
         values = _whole_numbers(annotations, "annotations", key, report)
+        if set(map(type, values)) <= {int} and there.issuperset(values):
+            continue
         strangers = [v for v in values if _is_whole(v) and v not in there]
         if not strangers:
             continue
@@ -286,6 +288,9 @@ def _references(
             report.errors.append(
                 f'{len(strangers)} annotations have {article} {key} that "{table}" lacks: {listed}'
             )
+    images = [a.get("image_id") for a in annotations]
+    if set(map(type, images)) <= {int} and sizes.keys() >= set(images):
+        return annotations
     return [a for a in annotations if _is_whole(a.get("image_id")) and a["image_id"] in sizes]
 
 
@@ -342,7 +347,8 @@ def _boxes(annotations: list[dict], report: Report) -> tuple[list[dict], np.ndar
         plain = False
     if plain:
         try:
-            array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+            numbers = itertools.chain.from_iterable(boxes)
+            array = np.fromiter(numbers, np.float64, count=4 * len(boxes)).reshape(-1, 4)
             if (np.abs(array) < MAX_COORDINATE).all():
                 return boxed, array
         except OverflowError:
@@ -369,10 +375,10 @@ def _check_boxes(
     sizes: dict[int, tuple[int, int]],
     report: Report,
 ) -> dict[str, int]:
-    size = np.array([sizes[a["image_id"]] for a in annotations], dtype=np.float64).reshape(-1, 2)
-    height, width = size.T
+    shapes = itertools.chain.from_iterable(sizes[a["image_id"]] for a in annotations)
+    height, width = np.fromiter(shapes, np.float64, count=2 * len(annotations)).reshape(-1, 2).T
     x, y, w, h = boxes.T
-    crowd = np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool)
+    crowd = np.fromiter((a["iscrowd"] == 1 for a in annotations), bool, count=len(annotations))
     small = (w < 1) | (h < 1)
     outside = ~small & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))
     total = len(annotations)

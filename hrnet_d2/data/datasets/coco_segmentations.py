@@ -2,9 +2,16 @@
 
 from collections import defaultdict
 
-from hrnet_d2.data.segmentations import SegmentationError, clean_segmentation, valid_rle_strings
+from hrnet_d2.data.segmentations import (
+    SegmentationError,
+    clean_segmentation,
+    is_plain_polygon,
+    valid_rle_strings,
+)
 
 from .report import Report, some
+
+_ABSENT = object()
 
 __all__ = ["check_segmentations_of"]
 
@@ -34,9 +41,15 @@ def check_segmentations_of(
         compressed.append(annotation)
 
     for annotation in annotations:
-        if "segmentation" not in annotation:
+        value = annotation.get("segmentation", _ABSENT)
+        if value is _ABSENT:
             continue
-        value = annotation["segmentation"]
+        if type(value) is list and value:
+            for polygon in value:
+                if not is_plain_polygon(polygon):
+                    break
+            else:
+                continue
         try:
             cleaned, note = clean_segmentation(value, *sizes[annotation["image_id"]], later)
         except SegmentationError as error:
