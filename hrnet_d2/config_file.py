@@ -141,7 +141,9 @@ def _read(path: str) -> dict[str, Any]:
             f"{path} is nested too deeply, or the files that {BASE_KEY} names form a circle"
         ) from error
     except (AssertionError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: cannot merge the files of {BASE_KEY}: {_text(error)}") from error
+        raise ConfigError(
+            f"{path}: cannot merge the files of {BASE_KEY}: {_text(error)}"
+        ) from error
     return values
 
 

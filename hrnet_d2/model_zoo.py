@@ -13,7 +13,7 @@ import fnmatch
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -89,7 +89,7 @@ def get_checkpoint_url(name: str) -> str:
     if row["url"] is None:
         others = list_models(f"{PurePosixPath(row['config']).parent}/*", trained=True)
         raise ModelZooError(
-            f"No checkpoint was published for {row['config']} with the conventions of this package. "
+            f"No checkpoint was published for {row['config']} with this package's conventions. "
             f"Models of its family that have one: {', '.join(others) or 'none'}"
         )
     return row["url"]
@@ -210,7 +210,7 @@ def _forms(config: str) -> tuple[str, str]:
     return path.as_posix(), path.name
 
 
-def _find(name: str, configs) -> str:
+def _find(name: str, configs: Iterable[str]) -> str:
     """The config that ``name`` means; raises RuntimeError with the nearest ones."""
     wanted = PurePosixPath(name).as_posix().removesuffix(".yaml")
     known = {form: config for config in configs for form in _forms(config)}
