@@ -257,8 +257,6 @@ _ALLOWED["torch"].update(
     **_functions(Size=_sequence(tuple)),
     **_stand_ins("torch", "device"),
 )
-# Python 3.13 pickles paths under another name.
-_ALLOWED["pathlib._local"] = _ALLOWED["pathlib"]
 
 
 def _find_name(module: str, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,8 @@ class Predictor:
         More padding than an image needs alone would change what the network sees at its border, so
         only these run together: results are independent of the other images in the batch.
         """
-        divisor = max(1, self.model.backbone.size_divisibility)
+        backbone: Any = self.model.backbone
+        divisor = max(1, backbone.size_divisibility)
         sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
         for _, same in groupby(order, key=lambda i: sizes[i]):
