@@ -17,7 +17,11 @@ _BACKBONE = "backbone.bottom_up."
 _BACKBONE_MARKS = ("transition1.0.0.weight", "res2.0.conv1.weight")
 # May be in the one and not in the other: counters that nothing reads, and what the config sets.
 _OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std")
-_OBSOLETE = ("anchor_generator.cell_anchors",)
+_OBSOLETE = (
+    "anchor_generator.cell_anchors",
+    # HTC's first mask head had this layer, without a use, until February 2020.
+    "roi_heads.mask_head.0.conv_res.",
+)
 _LISTED = 4
 
 
