@@ -202,6 +202,7 @@ def _functions(**functions: Callable) -> dict[str, Any]:
 
 _NUMPY_ARRAYS = _functions(_reconstruct=_empty_array, scalar=_scalar)
 _NUMPY_BUFFERS = _functions(_frombuffer=_array_from_buffer)
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 
 # Every name that a pickle may use: module to name to what stands for it.
 _ALLOWED: dict[str, dict[str, Any]] = {
@@ -248,9 +249,8 @@ _ALLOWED: dict[str, dict[str, Any]] = {
     "mmcv.utils.config": _stand_ins("mmcv.utils.config", "Config", "ConfigDict"),
     "addict.addict": _stand_ins("addict.addict", "Dict"),
     "argparse": _stand_ins("argparse", "Namespace"),
-    "pathlib": _stand_ins(
-        "pathlib", "Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"
-    ),
+    "pathlib": _stand_ins("pathlib", *_PATHS),
+    "pathlib._local": _stand_ins("pathlib._local", *_PATHS),  # as Python 3.13 writes them
 }
 
 
