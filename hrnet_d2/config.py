@@ -18,6 +18,8 @@ DEFAULTS: dict[str, Any] = {
     # Train with feature maps in channels-last memory format: the same results to rounding, faster
     # with 16-bit types on a GPU. (For inference see MODEL.OPTIMIZE.CHANNELS_LAST.)
     "MODEL.CHANNELS_LAST": False,
+    # "mmdet2", or "mmdet1" for checkpoints trained by MMDetection 1.x (inference only).
+    "MODEL.ARITHMETIC": "mmdet2",
     #
     # ---- Backbone: HRNet
     # Channels of the finest branch: 18, 32, 40 and 48 have published weights.
@@ -89,6 +91,11 @@ DEFAULTS: dict[str, Any] = {
     # An object takes the proposals that overlap it most, from the IoU threshold on, even if they
     # overlap another object more. False is stock.
     "MODEL.ROI_HEADS.MATCH_LOW_QUALITY": False,
+    # Linear Soft-NMS of the detections: boxes that overlap a better one by more than
+    # MODEL.ROI_HEADS.NMS_THRESH_TEST lose score instead of being removed.
+    "MODEL.ROI_HEADS.SOFT_NMS.ENABLED": False,
+    # Detections whose score falls below this are removed.
+    "MODEL.ROI_HEADS.SOFT_NMS.MIN_SCORE": 0.001,
     # Weights of the losses of each stage; stock: 1, 1, 1.
     "MODEL.ROI_BOX_CASCADE_HEAD.STAGE_LOSS_WEIGHTS": [1.0, 0.5, 0.25],
     # Average the scores of the stages as "logits", or as "probabilities" (stock).
@@ -131,6 +138,9 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
     # Candidates of each level before NMS.
     "MODEL.FCOS.TOPK_CANDIDATES_TEST": 1000,
+    # What these are: the best "pairs" of location and class (MMDetection 2.18 and later), or all
+    # classes of the best "locations" (before).
+    "MODEL.FCOS.TOPK_BY": "pairs",
     "MODEL.FCOS.NMS_THRESH_TEST": 0.5,
     #
     # ---- Solver

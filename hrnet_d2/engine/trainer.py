@@ -25,6 +25,7 @@ from hrnet_d2.data import build_test_loader, build_train_loader, check_num_class
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.modeling import build_model
+from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
@@ -47,6 +48,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_num_classes(cfg)
+        cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
 
