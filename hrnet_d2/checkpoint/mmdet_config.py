@@ -2,7 +2,8 @@
 
 MMDetection keeps the config of a training as Python source in a checkpoint's ``meta``:
 
-* 3.x: ``meta["cfg"]``, and 2.x: ``meta["config"]``, the merged config printed anew (``pretty_text``);
+* 3.x (``meta["cfg"]``) and 2.x (``meta["config"]``): the merged config printed anew
+  (``pretty_text``);
 * early 2020: the raw text of one file, or the texts of all base files one after another with a
   line of each file's path before it, which is not valid Python as a whole;
 * 1.x: the raw text of one file.
@@ -23,8 +24,8 @@ from typing import Any
 
 __all__ = ["ParsedConfig", "Unread", "parse_config"]
 
-MAX_TEXT = 500_000  # characters of a text
-MAX_TOKENS = 400_000  # of a text, those that are read again counted again
+MAX_TEXT = 400_000  # characters of a text
+MAX_TOKENS = 250_000  # of a text, those that are read again counted again
 MAX_DEPTH = 60  # of brackets
 MAX_CHAIN = 300  # operators and operands between two commas
 MAX_ITEMS = 10_000  # of a repeated list or string
@@ -56,6 +57,7 @@ _RECOVERY = re.compile(r"^[A-Za-z_]\w*[ \t]*=[ \t]*(?=dict\(|[\[('\"\d])", re.MU
 # What configs call to make a dictionary of keywords.
 _DICTS = ("dict", "ConfigDict", "Config", "OrderedDict")
 _DELETE = "_delete_"
+_CONSTANTS = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,9 @@ class _Reader:
 
     def _value(self, node: ast.expr, place: str) -> Any:
         """The value of an expression; an ``Unread`` where it is none of those that are read."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, _CONSTANTS):
+            self._work.left -= 1
+            return node.value
         try:
             self._work.spend()
             return self._compute(node, place)
@@ -285,10 +290,6 @@ class _Reader:
             return Unread(_shortened(text))
 
     def _compute(self, node: ast.expr, place: str) -> Any:
-        if isinstance(node, ast.Constant):
-            if isinstance(node.value, (str, int, float, bool, type(None))):
-                return node.value
-            raise _TooMuchError
         if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
             if any(isinstance(item, ast.Starred) for item in node.elts):
                 raise _TooMuchError
