@@ -1,4 +1,4 @@
-"""Weights of other projects come in here: read safely, renamed, accounted for."""
+"""Checkpoints of this and other projects: read safely, renamed, and matched to a model."""
 
 from .checkpointer import Checkpointer
 from .converting import Conversion, convert

@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, for files of every kind."""
+"""Detectron2's checkpointer for checkpoints of every supported project."""
 
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,15 +16,15 @@ __all__ = ["Checkpointer"]
 
 
 class Checkpointer(DetectionCheckpointer):
-    """As Detectron2's ``DetectionCheckpointer``, but reads checkpoints of MMDetection, official
-    HRNet, timm and torchvision as well, runs nothing that a file contains, and loads a file whole
-    or not at all.
+    """Detectron2's ``DetectionCheckpointer``, which also reads checkpoints of MMDetection, official
+    HRNet, timm and torchvision, runs nothing that a file contains, and loads a file completely or
+    not at all.
 
         Checkpointer(model).load("faster_rcnn_hrnetv2p_w18_1x_coco_20200130-56651a6d.pth")
 
-    What is loaded: a detector's file must have every tensor of the model, and no other, in its
-    shape.  A backbone's file (ImageNet weights) must fill the model's backbone.  ``partial`` (in
-    configs: ``MODEL.PARTIAL_LOAD``) leaves layers outside the backbone that differ as they are, to
+    A detector's file must have exactly the tensors of the model, in the same shapes. A backbone's
+    file (ImageNet weights) must fill the model's backbone. With ``partial`` (in configs:
+    ``MODEL.PARTIAL_LOAD``), layers outside the backbone that differ keep their initial values, to
     fine-tune on other classes.
 
     Saving, resuming and Detectron2's own files, with their matching heuristics, work as there.
@@ -41,11 +41,11 @@ class Checkpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: what to load into and to save.
-            save_dir: where checkpoints are saved and looked for.
-            partial: let layers outside the backbone differ from the file.
+            model: the model to load into and to save.
+            save_dir: the folder that checkpoints are saved to and resumed from.
+            partial: allow layers outside the backbone to differ from the file.
             save_to_disk: whether this process saves; default: the main process.
-            checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved beside the
+            checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved with the
                 model.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -55,20 +55,20 @@ class Checkpointer(DetectionCheckpointer):
         self._match: MatchResult | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a file or an address into the model.
+        """Load a file or URL into the model.
 
         Args:
-            path: a file, or an address that iopath's PathManager knows; empty loads nothing. A
+            path: a file, or a URL that iopath's PathManager supports; empty loads nothing. A
                 SHA-256 prefix in its name is checked.
-            checkpointables: names of objects to load beside the model; default: all.
+            checkpointables: names of further objects to load; default: all.
 
         Returns:
-            What else the file holds: "iteration", "class_names", ....
+            Everything else in the file: "iteration", "class_names", ....
 
         Raises:
-            UnsafeCheckpointError: where the file names code to run.
-            CheckpointError: where it cannot be fetched or read, or does not fit the model.  The
-                model is as before.
+            UnsafeCheckpointError: if the file refers to code.
+            CheckpointError: if it cannot be downloaded or read, or does not match the model. The
+                model is unchanged.
         """
         if path:
             address, mark, query = path.partition("?")
@@ -80,7 +80,7 @@ class Checkpointer(DetectionCheckpointer):
             self._checkpoint = self._match = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """As Detectron2's; the run's own checkpoint must fit whole, even with ``partial``."""
+        """As Detectron2's; a run's own checkpoint must match completely, even with ``partial``."""
         self._resuming = resume and self.has_checkpoint()
         try:
             return super().resume_or_load(path, resume=resume)
@@ -89,14 +89,15 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = load_file(filename)
-        queries = parse_qs(self._parsed_url_during_load.query)
+        parsed: Any = self._parsed_url_during_load
+        queries = parse_qs(parsed.query)
         heuristics = queries.pop("matching_heuristics", ["False"]) == ["True"]
         if queries:
-            raise CheckpointError(f"{filename}: unknown query {sorted(queries)} in the address")
+            raise CheckpointError(f"{filename}: unknown query {sorted(queries)} in the URL")
         self._checkpoint = checkpoint
         loaded = {**checkpoint.extras, "model": checkpoint.state}
         if heuristics:
-            # Detectron2 compares the ends of names, so a backbone's must not say where it belongs.
+            # Detectron2 compares the ends of names, so a backbone's names must not have our prefix.
             names = {name: name.removeprefix("backbone.bottom_up.") for name in checkpoint.state}
             if checkpoint.backbone_only:
                 loaded["model"] = {names[name]: value for name, value in checkpoint.state.items()}
@@ -109,6 +110,7 @@ class Checkpointer(DetectionCheckpointer):
         if checkpoint.get("matching_heuristics"):
             return super()._load_model(checkpoint)
         del checkpoint["model"]
+        assert self._checkpoint is not None
         self._match = match_to_model(
             self._checkpoint, self.model, self.partial and not self._resuming
         )
@@ -117,21 +119,21 @@ class Checkpointer(DetectionCheckpointer):
         return _IncompatibleKeys(self._match.missing, self._match.unexpected, shapes)
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        if self._match is None:  # matched by heuristics
+        if self._match is None or self._checkpoint is None:  # matched by heuristics
             super()._log_incompatible_keys(incompatible)
             return
         source = self._checkpoint
-        afresh = layers((*self._match.missing, *self._match.wrong_shape))
+        initial = layers((*self._match.missing, *self._match.wrong_shape))
         left = layers(self._match.unexpected)
         kind = "a backbone" if source.backbone_only else "a detector"
         self.logger.info(
             f"{len(self._match.state)} tensors loaded from {kind} with the names of "
             f"{source.layout.value}"
         )
-        if afresh:
-            # To train from a backbone is usual; to predict with one gives nothing.
+        if initial:
+            # Training usually starts from a backbone; predicting with one gives nothing.
             usual = source.backbone_only and self.model.training
             say = self.logger.info if usual else self.logger.warning
-            say(f"Not in the file, so they keep their initial values: {', '.join(afresh)}")
+            say(f"Not in the file, keep their initial values: {', '.join(initial)}")
         if left:
             self.logger.warning(f"In the file, but not in the model: {', '.join(left)}")

@@ -1,12 +1,15 @@
-"""A checkpoint of any kind to a file of ours: tensors only, and an account of each."""
+"""Convert a checkpoint of any kind to this package's format, accounting for every tensor."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
+
+from hrnet_d2.file_io import atomic_write
 
 from .download import fetch
 from .errors import CheckpointError
@@ -19,12 +22,12 @@ __all__ = ["Conversion", "convert"]
 
 @dataclass
 class Conversion:
-    """What became of a checkpoint.
+    """The result of a conversion.
 
     Attributes:
-        checkpoint: as read.
-        rows: (name in the file, name in ours or "-", shape, what became of it), for every tensor.
-        problems: why it is not accounted for; empty where it is.
+        checkpoint: the checkpoint that was read.
+        rows: (name in the file, our name or "-", shape, what became of it) for every tensor.
+        problems: what is wrong; empty if every tensor is accounted for.
     """
 
     checkpoint: Checkpoint
@@ -36,16 +39,16 @@ def convert(source: str, target: str | None, model: nn.Module | None = None) -> 
     """Read a checkpoint, account for every tensor and, if that succeeds, write it in our format.
 
     Args:
-        source: a file or an address, of any supported format.
+        source: a file or URL of any supported format.
         target: a ".pth" or ".safetensors" file to write; None to only check.
-        model: what it must fit; without one only the names are checked.
+        model: a model that the checkpoint must match; without one, only names are checked.
 
     Returns:
-        The account; nothing was written where it has problems.
+        The account. If it lists problems, nothing was written.
 
     Raises:
-        UnsafeCheckpointError: where the source names code to run.
-        CheckpointError: where the source cannot be read, or the target is not of a known kind.
+        UnsafeCheckpointError: if the source refers to code.
+        CheckpointError: if the source cannot be read or the target's suffix is unknown.
     """
     if target is not None and Path(target).suffix not in (".pth", ".safetensors"):
         raise CheckpointError(f"{target} must end in .pth or .safetensors")
@@ -81,14 +84,15 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str, str, str]]:
 
 
 def _write(checkpoint: Checkpoint, target: str) -> None:
-    # Rows cut out of a tensor would take the whole of it into the file.
+    # A view of a larger tensor would take all of that tensor into the file.
     state = {name: value.contiguous().clone() for name, value in checkpoint.state.items()}
     names = checkpoint.class_names
-    part = f"{target}.part"  # a file is there whole or not at all
-    if target.endswith(".safetensors"):
-        text = {} if names is None else {CLASS_NAMES: "\n".join(names)}
-        save_file(state, part, metadata={"format": "pt", **text})
-    else:
-        text = {} if names is None else {CLASS_NAMES: names}
-        torch.save({"model": state, "__author__": "hrnet_d2", **text}, part)
-    os.replace(part, target)
+    with atomic_write(target) as part:
+        if target.endswith(".safetensors"):
+            text = {} if names is None else {CLASS_NAMES: "\n".join(names)}
+            save_file(state, part, metadata={"format": "pt", **text})
+        else:
+            content: dict[str, Any] = {"model": state, "__author__": "hrnet_d2"}
+            if names is not None:
+                content[CLASS_NAMES] = names
+            torch.save(content, part)

@@ -1,4 +1,4 @@
-"""Checkpoints by address, downloaded and held to their digest."""
+"""Download checkpoints and check them against the digest in their name."""
 
 from detectron2.utils.file_io import PathManager
 
@@ -7,23 +7,23 @@ from .reading import check_digest
 
 __all__ = ["fetch"]
 
-# The host of MMDetection 2.0's first files, and where they are now.
+# The host that MMDetection 2.0's first files were published on, and the one that has them now.
 _MOVED = ("https://open-mmlab.s3.ap-northeast-2.amazonaws.com/", "https://download.openmmlab.com/")
 
 
 def fetch(address: str) -> str:
-    """A local file for an address.
+    """Return a local file for a path or URL.
 
     Args:
-        address: a path, or an address that iopath's PathManager knows. A SHA-256 prefix in its
-            name is checked.
+        address: a path, or a URL that iopath's PathManager supports. A SHA-256 prefix in its name
+            is checked.
 
     Returns:
-        The local path; of the cached file for an address of the network.
+        The local path; for a URL, that of the cached file.
 
     Raises:
-        CheckpointError: where there is no such file, it cannot be downloaded, or it is not the
-            one that its name says.
+        CheckpointError: if there is no such file, it cannot be downloaded, or its digest does not
+            match its name.
     """
     places = [address]
     if address.startswith(_MOVED[0]):
@@ -32,7 +32,7 @@ def fetch(address: str) -> str:
     for place in places:
         try:
             local = PathManager.get_local_path(place)
-        except Exception as error:  # each kind of address has errors of its own
+        except Exception as error:  # each kind of URL raises its own errors
             errors.append(f"{place}: {error}")
             continue
         if PathManager.isfile(local):
@@ -41,5 +41,5 @@ def fetch(address: str) -> str:
         errors.append(f"{place}: there is no such file")
     by_hand = ""
     if "://" in address:
-        by_hand = ". Without a network, fetch it by hand and set MODEL.WEIGHTS to the file"
+        by_hand = ". Without a network, download it by hand and set MODEL.WEIGHTS to the file"
     raise CheckpointError(f"No checkpoint at {'; '.join(errors)}{by_hand}")

@@ -1,4 +1,4 @@
-"""From what a file holds to its tensors: wrappers and prefixes taken off, class names kept."""
+"""Find the tensors in a file's content: wrappers and prefixes removed, class names kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,22 +13,22 @@ from .reading import RawCheckpoint
 __all__ = ["Contents", "unwrap"]
 
 CLASS_NAMES = "class_names"
-# DataParallel's and torch.compile's.
+# Of DataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
 _AVERAGE = "ema_"
 
 
 @dataclass
 class Contents:
-    """The tensors of a checkpoint under the names that they have in it.
+    """The tensors of a checkpoint under the file's own names.
 
     Attributes:
-        tensors: name to tensor on the CPU.
-        unused: name to the reason why the tensor is left aside.
-        extras: everything beside the tensors of a checkpoint of Detectron2 (optimizer, iteration).
-        class_names: of the dataset, where the file has them.
-        version: of MMDetection, where the file has it.
-        wrapper: the key that held the tensors; None where they lay bare.
+        tensors: tensors by name, on the CPU.
+        unused: names of tensors that are set aside, mapped to the reason.
+        extras: everything else in a Detectron2 checkpoint (optimizer, iteration).
+        class_names: names of the dataset's classes, if the file has them.
+        version: the MMDetection version, if the file states it.
+        wrapper: the key that holds the tensors; None if they are at the top level.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -40,18 +40,18 @@ class Contents:
 
 
 def unwrap(raw: RawCheckpoint, path: str) -> Contents:
-    """Find the tensors in what a file holds.
+    """Find the tensors in the content of a file.
 
-    MMDetection keeps them in "state_dict"; its moving averages, where trained with one, are already
-    there under the plain names, and the "ema_" names (2.x) or "ema_state_dict" (3.x) hold the
-    weights that they were averaged from.  Detectron2 keeps them in "model".
+    MMDetection keeps them in "state_dict". If it trained with a moving average, the averaged
+    weights are there under the plain names, and the "ema_" names (2.x) or "ema_state_dict" (3.x)
+    hold the weights they were averaged from. Detectron2 keeps them in "model".
 
     Args:
-        raw: the file's content.
-        path: of the file, for messages.
+        raw: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        CheckpointError: where there are no tensors, or something else among them.
+        CheckpointError: if there are no tensors, or something else is among them.
     """
     content = raw.content
     if not isinstance(content, Mapping):
@@ -103,7 +103,7 @@ def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 
 def _set_averages_aside(contents: Contents) -> None:
-    """Plain names beside "ema_" ones are what MMDetection evaluates; alone, "ema_" is a prefix."""
+    """MMDetection evaluates plain names, not "ema_" ones; if all names have it, it is a prefix."""
     averages = [name for name in contents.tensors if name.startswith(_AVERAGE)]
     if len(averages) == len(contents.tensors):
         contents.tensors = _strip(contents.tensors, _AVERAGE)

@@ -1,4 +1,4 @@
-"""A checkpoint file of any kind, as tensors under our names with an account of each."""
+"""Read a checkpoint file of any kind: tensors under our names, each one accounted for."""
 
 import logging
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoint:
-    """The tensors of a file under our names, and what became of each of its names.
+    """The tensors of a file under our names, and what each of the file's names became.
 
     Attributes:
-        path: of the file.
-        layout: whose names it had.
-        state: our name to tensor, on the CPU.
-        names: the file's name to ours, for every tensor in ``state``.
-        unused: the file's name to the reason why the tensor is of no use.
-        unknown: the file's names that no table has; their tensors are in ``state`` as they are.
-        extras: what else a checkpoint of Detectron2 holds: optimizer, iteration, ....
-        class_names: of the dataset, where the file has them.
+        path: path of the file.
+        layout: the project whose names the file uses.
+        state: tensors by our names, on the CPU.
+        names: the file's names mapped to ours, for every tensor in ``state``.
+        unused: the file's names of tensors that are not needed, mapped to the reason.
+        unknown: the file's names that are in no table; ``state`` has their tensors unrenamed.
+        extras: everything else in a Detectron2 checkpoint: optimizer, iteration, ....
+        class_names: names of the dataset's classes, if the file has them.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Checkpoint:
 
     @property
     def backbone_only(self) -> bool:
-        """Whether it is a backbone without a detector: weights to begin a training from."""
+        """Whether the file holds a backbone without a detector, such as ImageNet weights."""
         return all(name.startswith("backbone.bottom_up.") for name in self.state)
 
 
@@ -52,21 +52,21 @@ def load_file(path: str) -> Checkpoint:
     """Read a local checkpoint file of any supported format and layout.
 
     Raises:
-        UnsafeCheckpointError: where it names code to run.
-        CheckpointError: where it cannot be read or holds no tensors.
+        UnsafeCheckpointError: if the file refers to code.
+        CheckpointError: if it cannot be read or holds no tensors.
     """
     return account(unwrap(read_file(path), path), path)
 
 
 def account(contents: Contents, path: str) -> Checkpoint:
-    """Give the tensors of a checkpoint our names, each of them accounted for.
+    """Rename the tensors of a checkpoint and account for each of them.
 
     Args:
-        contents: of the file.
-        path: of the file, for messages.
+        contents: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        CheckpointError: where two tensors get one name.
+        CheckpointError: if two tensors would get the same name.
     """
     tensors = contents.tensors
     layout = recognize(tensors, contents.version)

@@ -1,4 +1,4 @@
-"""Checkpoint files, read by their content and without running anything in them."""
+"""Read checkpoint files by their content, without running anything in them."""
 
 import hashlib
 import os
@@ -18,18 +18,18 @@ from .errors import CheckpointError, UnsafeCheckpointError
 
 __all__ = ["RawCheckpoint", "check_digest", "read_file"]
 
-# "-56651a6d.pth": the SHA-256 of the file's content begins so, as publishers of weights name them.
+# "-56651a6d.pth": the start of the content's SHA-256, a convention of publishers of weights.
 _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pth\.tar|pt|pkl|bin|safetensors)")
 _DATE = re.compile(r"(?:19|20)\d{6}")
 
 
 @dataclass
 class RawCheckpoint:
-    """What a file holds, before anything is known of its names.
+    """The content of a file before its names are interpreted.
 
     Attributes:
         content: the unpickled object, or a dictionary of tensors.
-        text: the file's own strings (safetensors' metadata).
+        text: the strings in the file (safetensors' metadata).
     """
 
     content: Any
@@ -37,14 +37,14 @@ class RawCheckpoint:
 
 
 def check_digest(path: str, name: str | None = None) -> None:
-    """Hold a file to the SHA-256 prefix in its name, where there is one.
+    """Check a file against the SHA-256 prefix in its name, if there is one.
 
     Args:
-        path: of the file.
-        name: the name or address that it was published under; default: its own.
+        path: path of the file.
+        name: the name or URL that it was published under; default: its own.
 
     Raises:
-        CheckpointError: where they differ.
+        CheckpointError: if they differ.
     """
     found = _DIGEST.search(PurePosixPath(name or path).name)
     if found is None or _DATE.fullmatch(found[1]):
@@ -65,15 +65,15 @@ def check_digest(path: str, name: str | None = None) -> None:
 def read_file(path: str) -> RawCheckpoint:
     """Read a checkpoint of any format onto the CPU.
 
-    PyTorch's (zip and older), safetensors, and pickles of numpy arrays (Detectron2's ``.pkl``) are
-    told apart by their first bytes.
+    PyTorch's formats (zip and older), safetensors, and pickles of NumPy arrays (Detectron2's
+    ``.pkl``) are distinguished by their first bytes.
 
     Args:
-        path: of a local file.
+        path: a local file.
 
     Raises:
-        UnsafeCheckpointError: where the file names code to run; the message has the name.
-        CheckpointError: where it is empty, damaged or of another format.
+        UnsafeCheckpointError: if the file refers to code; the message has the name.
+        CheckpointError: if it is empty, damaged, or of another format.
     """
     if not os.path.isfile(path):
         raise CheckpointError(f"{path} is not a file")

@@ -1,11 +1,11 @@
 """A pickle reader that runs nothing.
 
-A pickle is a program: it may import and call whatever it names.  This reader resolves names from a
-fixed table and nowhere else.  The table holds the rebuilding of tensors and arrays, written here
-over checked arguments, and *stand-ins* for what MMDetection's trainers put beside the weights: they
-have the place of an object of another library and no behavior.  Any other name is refused.
+A pickle is a program: it may import and call whatever it names. This reader resolves names from a
+fixed table only. The table has functions that rebuild tensors and arrays from checked arguments,
+and *stand-ins* for what MMDetection's trainers save with the weights, which take the place of an
+object of another library and have no behavior. Any other name is refused.
 
-The module has the face of ``pickle`` (``Unpickler``, ``load``), so that ``torch.load`` can use it.
+The module exposes pickle's interface (``Unpickler``, ``load``), so that ``torch.load`` can use it.
 """
 
 import math
@@ -40,7 +40,7 @@ class StandIn(dict, metaclass=_Sealed):
     forgets everything else and does nothing."""
 
     __slots__ = ()
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]  # dict has none
     __eq__ = object.__eq__
 
     def __init__(self, *args: Any, **_: Any):
@@ -60,6 +60,7 @@ class _Function:
     """A function of the table; a pickle can call it and nothing else."""
 
     __slots__ = ("_function",)
+    _function: Callable
 
     def __init__(self, function: Callable):
         object.__setattr__(self, "_function", function)
@@ -103,11 +104,14 @@ class _Array(np.ndarray):
         if dtype.value is None or not isinstance(data, (bytes, bytearray)):
             return  # text or objects: stays empty
         values = _numbers(bytes(data), dtype, shape)
-        super().__setstate__((1, tuple(shape), values.dtype, bool(fortran), bytes(data)))
+        checked: Any = (1, tuple(shape), values.dtype, bool(fortran), bytes(data))
+        super().__setstate__(checked)
 
 
 def _numbers(data: bytes, dtype: _Dtype, shape: tuple) -> np.ndarray:
     """A flat, checked view of an array's bytes."""
+    if dtype.value is None:
+        raise pickle.UnpicklingError("an array of objects")
     if any(not isinstance(n, int) or n < 0 for n in shape):
         raise pickle.UnpicklingError(f"an array has the shape {shape}")
     if len(data) != math.prod(shape) * dtype.value.itemsize:

@@ -116,9 +116,9 @@ def test_safetensors_of_a_detector(source, tmp_path):
     [
         ({"width": 4}, "Another width: the file needs MODEL.HRNETV2P.WIDTH 2, the model has 4"),
         ({"classes": 7}, "Another number of classes: 5 in the file, 7 in the model"),
-        ({"name": samples.MASK}, "Another family: take a config of Faster R-CNN"),
-        ({"name": samples.CASCADE}, "Another family: take a config of Faster R-CNN"),
-        ({"name": samples.FCOS}, "Another family: take a config of Faster R-CNN"),
+        ({"name": samples.MASK}, "Another family: use a config of Faster R-CNN"),
+        ({"name": samples.CASCADE}, "Another family: use a config of Faster R-CNN"),
+        ({"name": samples.FCOS}, "Another family: use a config of Faster R-CNN"),
     ],
 )
 def test_a_detector_that_does_not_match_is_refused_whole(mmdet_file, changes, cause):
@@ -198,7 +198,7 @@ def test_no_path_loads_nothing():
 
 
 @pytest.mark.parametrize("name", [samples.FASTER, samples.MASK])
-def test_other_classes_begin_afresh_when_asked(tmp_path, name, caplog):
+def test_other_classes_are_reinitialized_when_asked(tmp_path, name, caplog):
     source = samples.model(name)
     path = samples.save_mmdet(source, tmp_path / "x.pth")
     target = samples.model(name, seed=1, classes=3)
