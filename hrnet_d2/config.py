@@ -18,6 +18,8 @@ DEFAULTS: dict[str, Any] = {
     # Train with feature maps in channels-last memory format: the same results to rounding, faster
     # with 16-bit types on a GPU. (For inference see MODEL.OPTIMIZE.CHANNELS_LAST.)
     "MODEL.CHANNELS_LAST": False,
+    # "mmdet2", or "mmdet1" for checkpoints trained by MMDetection 1.x (inference only).
+    "MODEL.ARITHMETIC": "mmdet2",
     #
     # ---- Backbone: HRNet
     # Channels of the finest branch: 18, 32, 40 and 48 have published weights.
@@ -61,6 +63,10 @@ DEFAULTS: dict[str, Any] = {
     # What reads and resizes images: "opencv", as MMDetection does, or "detectron2" (Pillow, which
     # smooths before it downscales).
     "INPUT.BACKEND": "opencv",
+    # If MODEL.WEIGHTS is a whole detector that states its pixel mean, deviation and channel order
+    # (and FCOS's TOPK_BY, and at test MODEL.ARITHMETIC), the file's hold in place of the config's.
+    # False: the config's hold.
+    "INPUT.FROM_CHECKPOINT": True,
     # Annotated boxes narrower or shorter than this many pixels (of the image file) are dropped; 0
     # keeps all.
     "INPUT.MIN_BOX_SIZE": 1.0,
@@ -125,6 +131,9 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
     # Candidates of each level before NMS.
     "MODEL.FCOS.TOPK_CANDIDATES_TEST": 1000,
+    # What these are: the best "pairs" of location and class (MMDetection 2.18 and later), or all
+    # classes of the best "locations" (before).
+    "MODEL.FCOS.TOPK_BY": "pairs",
     "MODEL.FCOS.NMS_THRESH_TEST": 0.5,
     #
     # ---- Solver

@@ -4,9 +4,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
+from .describing import describe
 from .download import fetch
 from .errors import CheckpointError
 from .loading import Checkpoint, load_file
@@ -36,6 +38,7 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         partial: bool = False,
+        cfg: CfgNode | None = None,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ):
@@ -44,15 +47,22 @@ class Checkpointer(DetectionCheckpointer):
             model: the model to load into and to save.
             save_dir: the folder that checkpoints are saved to and resumed from.
             partial: allow layers outside the backbone to differ from the file.
+            cfg: the model's full config; saved with its class names in every file, so that the
+                file alone is enough to predict.
             save_to_disk: whether this process saves; default: the main process.
             checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved with the
                 model.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.partial = partial
+        self._description = {} if cfg is None else describe(cfg)
         self._resuming = False
         self._checkpoint: Checkpoint | None = None
         self._match: MatchResult | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As Detectron2's; with the config and the class names."""
+        super().save(name, **{**self._description, **kwargs})
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file or URL into the model.

@@ -7,16 +7,21 @@ from .reading import check_digest
 
 __all__ = ["fetch"]
 
-# The host that MMDetection 2.0's first files were published on, and the one that has them now.
-_MOVED = ("https://open-mmlab.s3.ap-northeast-2.amazonaws.com/", "https://download.openmmlab.com/")
+# The host that MMDetection 2.0's first files were published on, and those that have them now.
+_HOSTS = (
+    "https://open-mmlab.s3.ap-northeast-2.amazonaws.com/mmdetection/v2.0/",
+    "https://download.openmmlab.com/mmdetection/v2.0/",
+    "https://mmassets.onedl.ai/mmdetection/v2.0/",
+)
 
 
-def fetch(address: str) -> str:
+def fetch(address: str, verify: bool = True) -> str:
     """Return a local file for a path or URL.
 
     Args:
         address: a path, or a URL that iopath's PathManager supports. A SHA-256 prefix in its name
             is checked.
+        verify: whether to check it, which reads the whole file.
 
     Returns:
         The local path; for a URL, that of the cached file.
@@ -26,8 +31,9 @@ def fetch(address: str) -> str:
             match its name.
     """
     places = [address]
-    if address.startswith(_MOVED[0]):
-        places.append(_MOVED[1] + address.removeprefix(_MOVED[0]))
+    for i, host in enumerate(_HOSTS):
+        if address.startswith(host):
+            places += [other + address.removeprefix(host) for other in _HOSTS[i + 1 :]]
     errors = []
     for place in places:
         try:
@@ -36,7 +42,8 @@ def fetch(address: str) -> str:
             errors.append(f"{place}: {error}")
             continue
         if PathManager.isfile(local):
-            check_digest(local, address)
+            if verify:
+                check_digest(local, address)
             return local
         errors.append(f"{place}: there is no such file")
     by_hand = ""

@@ -1,6 +1,7 @@
 """Read a checkpoint file of any kind: tensors under our names, each one accounted for."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from .formats import Contents, unwrap
 from .reading import read_file
 from .recognition import Layout, recognize, recognize_backbone
 from .renaming import rename, unused_reason
+from .settings import is_1x_meta
 
 __all__ = ["Checkpoint", "account", "load_file"]
 
@@ -31,6 +33,8 @@ class Checkpoint:
         unknown: the file's names that are in no table; ``state`` has their tensors unrenamed.
         extras: everything else in a Detectron2 checkpoint: optimizer, iteration, ....
         class_names: names of the dataset's classes, if the file has them.
+        meta: MMDetection's account of the training: its config, classes, version; else empty.
+        config: the full config as YAML, in files of this package.
     """
 
     path: str
@@ -41,6 +45,8 @@ class Checkpoint:
     unknown: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
 
     @property
     def backbone_only(self) -> bool:
@@ -58,20 +64,24 @@ def load_file(path: str) -> Checkpoint:
     return account(unwrap(read_file(path), path), path)
 
 
-def account(contents: Contents, path: str) -> Checkpoint:
+def account(contents: Contents, path: str, warn: bool = True) -> Checkpoint:
     """Rename the tensors of a checkpoint and account for each of them.
 
     Args:
         contents: content of the file.
         path: path of the file, for messages.
+        warn: whether to log what matters to someone who uses the weights.
 
     Raises:
         CheckpointError: if two tensors would get the same name.
     """
     tensors = contents.tensors
     layout = recognize(tensors, contents.version)
+    if layout is Layout.MMDET_V1 and is_1x_meta(contents.meta, tensors) is False:
+        layout = Layout.MMDET  # early 2.x, which still called itself 1.1
     if layout is Layout.MMDET_V1:
-        logger.warning(f"{path}: {legacy.WARNING}")
+        if warn:
+            logger.warning(f"{path}: {legacy.WARNING}")
         tensors = legacy.upgrade(tensors)
     checkpoint = Checkpoint(
         path,
@@ -81,6 +91,8 @@ def account(contents: Contents, path: str) -> Checkpoint:
         unused=dict(contents.unused),
         extras=contents.extras if layout is Layout.DETECTRON2 else {},
         class_names=contents.class_names,
+        meta=contents.meta,
+        config=contents.config,
     )
     ours = rename(tensors, layout, recognize_backbone(tensors, "backbone."))
     for name, value in tensors.items():

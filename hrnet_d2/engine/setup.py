@@ -84,6 +84,9 @@ def device_of(args: argparse.Namespace) -> str:
 def _merge(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_hrnet_config(cfg)
+    weights = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    if not args.config_file and weights and args.eval_only:
+        cfg = model_zoo.config_from_checkpoint(weights)
     if args.config_file:
         if not os.path.exists(args.config_file):
             args.config_file = model_zoo.get_config_file(args.config_file)

@@ -16,7 +16,7 @@ from .mmdet_input import class_names_of_config, read_input, read_recipe
 from .mmdet_model import modernized, read_model
 from .tensors import Shapes, read_tensors
 
-__all__ = ["Settings", "is_1x_config", "read_settings"]
+__all__ = ["Settings", "is_1x_meta", "read_settings"]
 
 # FCOS takes the best pairs of location and class from this release of MMDetection on (2021-10).
 _PAIRS_SINCE = (2, 18)
@@ -83,7 +83,7 @@ def _take_names(names: Any, settings: Settings) -> None:
         settings.class_names = list(names)
 
 
-def is_1x_config(values: Mapping[str, Any], classes: int | None) -> bool | None:
+def _is_1x_config(values: Mapping[str, Any], classes: int | None) -> bool | None:
     """Whether a config is one of MMDetection 1.x, which counts the background as a class.
 
     Args:
@@ -107,13 +107,30 @@ def is_1x_config(values: Mapping[str, Any], classes: int | None) -> bool | None:
     return None
 
 
+def is_1x_meta(meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool | None:
+    """Whether a one-stage detector's meta is of MMDetection 1.x; None where it does not tell.
+
+    The names of FCOS are the same in 1.x and in early 2.x, and the version as well.
+
+    Args:
+        meta: MMDetection's.
+        tensors: by the file's names.
+    """
+    names = ("bbox_head.fcos_cls.bias", "bbox_head.conv_cls.bias")
+    bias = next((tensors[name] for name in names if name in tensors), None)
+    text = config_text(meta)
+    if bias is None or text is None:
+        return None
+    return _is_1x_config(parse_config(text).values, len(bias))
+
+
 def _read_age(
     meta: Mapping[str, Any], values: Mapping[str, Any], layout: Layout, settings: Settings
 ) -> None:
     """MODEL.ARITHMETIC, and FCOS's rule for the best candidates, by the file's version."""
     keys = settings.keys
     classes = keys.get("MODEL.FCOS.NUM_CLASSES", keys.get("MODEL.ROI_HEADS.NUM_CLASSES"))
-    stated = is_1x_config(values, classes)
+    stated = _is_1x_config(values, classes)
     version = _version(meta.get("mmdet_version"))
     third = "cfg" in meta or "mmengine_version" in meta
     first = layout is Layout.MMDET_V1 if settings.family != "fcos" else bool(stated)
