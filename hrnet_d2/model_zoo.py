@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
 from torch import nn
 
 from .config import add_hrnet_config
@@ -163,6 +162,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
         RuntimeError: where there is no such config, or no checkpoint of it.
     """
     from .checkpoint import Checkpointer
+    from .modeling import build_model
 
     cfg = get_config(name, trained)
     if device is None and not torch.cuda.is_available():

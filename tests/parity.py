@@ -129,7 +129,7 @@ def training_step(model: torch.nn.Module, case: Case, cfg) -> dict[str, float]:
     with EventStorage(0):
         losses = model(case.inputs(cfg, training=True))
     sum(losses.values()).backward()
-    return {name: float(loss) for name, loss in losses.items()}
+    return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 def sample_everything(cfg) -> None:

@@ -2,8 +2,8 @@
 
 from detectron2.utils.file_io import PathManager
 
+from .digest import check_digest
 from .errors import CheckpointError
-from .reading import check_digest
 
 __all__ = ["fetch"]
 

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.modeling import build_model
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.data import InferenceInput, check_image
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
 
 from .setup import available_device
 

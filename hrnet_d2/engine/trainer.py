@@ -20,6 +20,7 @@ from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
 from hrnet_d2.solver import build_optimizer
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
@@ -71,7 +72,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        model = super().build_model(cfg)
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
         if cfg.MODEL.CHANNELS_LAST:
             # Convolutions take the format from their weights, and other layers from their input.
             model = model.to(memory_format=torch.channels_last)

@@ -7,7 +7,14 @@ from torch import nn
 
 from hrnet_d2.layers.norm_folding import can_fold
 from hrnet_d2.modeling.backbone.hrfpn import HRFPN, upsample
-from hrnet_d2.modeling.backbone.hrnet import LEVELS, BasicBlock, Bottleneck, HRModule, HRNet
+from hrnet_d2.modeling.backbone.hrnet import (
+    LEVELS,
+    BasicBlock,
+    Bottleneck,
+    HRModule,
+    HRNet,
+    check_input_size,
+)
 
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 
@@ -155,11 +162,7 @@ class FusedHRNet(Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """As ``HRNet.forward``."""
-        if x.dim() != 4 or x.shape[-2] % 32 or x.shape[-1] % 32:
-            raise ValueError(
-                f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
-                f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
-            )
+        check_input_size(x)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)

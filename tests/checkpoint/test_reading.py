@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError
-from hrnet_d2.checkpoint.reading import check_digest, read_file
+from hrnet_d2.checkpoint.digest import check_digest
+from hrnet_d2.checkpoint.reading import read_file
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor(3, dtype=torch.int64)}
 

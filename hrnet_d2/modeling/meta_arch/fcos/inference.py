@@ -1,4 +1,4 @@
-"""From FCOS's predictions to detections, all levels and all images at once.
+"""From FCOS's predictions to detections, for all levels and images at once.
 
 Shapes: N images, C classes, Hl and Wl rows and columns of level l, P locations of all levels
 together, K candidates of an image.
@@ -25,12 +25,12 @@ def detect(
     nms_thresh: float,
     max_detections: int,
 ) -> list[Instances]:
-    """The objects of every image, by falling score.
+    """The objects of every image, sorted by descending score.
 
     Follows MMDetection's ``BaseDenseHead.predict_by_feat``: of every level the ``topk`` most
-    probable pairs of a location and a class above the threshold; boxes clipped to the image
-    *before* non-maximum suppression; scores are probability x centerness, and are not held against
-    the threshold again. Predictions that are infinite or not a number are dropped.
+    probable pairs of a location and a class above the threshold; boxes are clipped to the image
+    *before* non-maximum suppression; scores are probability x centerness, and are not compared to
+    the threshold again. Infinite and NaN predictions are dropped.
 
     Args:
         logits, distances, ctrness: of each level, as ``FCOSHead`` returns them.
@@ -38,7 +38,7 @@ def detect(
         image_sizes: height and width of each image, without padding.
         score_thresh: a candidate's class probability must be above it.
         topk: candidates of a level and image, at most.
-        nms_thresh: overlap (IoU) of boxes of a class from which on the lower score goes.
+        nms_thresh: IoU of boxes of a class above which the one of the lower score is removed.
         max_detections: of an image, at most; negative is no limit.
 
     Returns:
@@ -61,7 +61,8 @@ def detect(
     xy = points[location]
     boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], dim=-1)
 
-    # Before the clip, that makes infinite boxes finite. (Infinite logits have probability 0 here.)
+    # Checked before clipping, which makes infinite boxes finite. (Infinite logits have probability
+    # 0 here.)
     valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=-1)
     limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
     boxes = boxes.clamp(min=0).minimum(limits)
@@ -69,11 +70,11 @@ def detect(
 
     image, slot = valid.nonzero(as_tuple=True)
     boxes, scores, classes = boxes[image, slot], scores[image, slot], classes[image, slot]
-    # One call for all images: boxes of different groups never meet.  In double precision, since
-    # groups are told apart by an offset that would cost single precision whole tenths of a pixel.
+    # One call for all images: boxes of different groups never overlap. In double precision, since
+    # groups are separated by an offset that would cost single precision tenths of a pixel.
     group = image * num_classes + classes
     keep = batched_nms(boxes.double(), scores.double(), group, nms_thresh)
-    # By image, and the falling scores that NMS returns stay in order within each.
+    # Sorted by image; within each, the descending order of NMS is kept.
     keep = keep[image[keep].argsort(stable=True)]
     counts = image[keep].bincount(minlength=num_images).tolist()
     results = []
@@ -96,11 +97,11 @@ def _top_pairs(logits: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Ten
 
     Returns:
         Logits (float32), locations in the level and classes of the pairs, (N, k) each, unordered.
-        Pairs that are infinite or not a number have a logit of minus infinity.
+        Infinite and NaN pairs have a logit of minus infinity.
     """
     x = logits.flatten(2).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-    # The best k pairs are among the k locations with the best classes, so the search through C
-    # times as many pairs is spared.
+    # The best k pairs are among the k locations with the best classes: no need to search C times
+    # as many pairs.
     locations = x.amax(dim=1).topk(min(topk, x.shape[2]), sorted=False).indices
     x = x.gather(2, locations[:, None].expand(-1, x.shape[1], -1))  # (N, C, k)
     k = x.shape[2]
