@@ -175,12 +175,12 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     return model
 
 
-def config_from_checkpoint(path: str) -> CfgNode:
+def config_from_checkpoint(path: str, keep: bool = False) -> CfgNode:
     """The full config of a detector's checkpoint, from the file alone; see
     :func:`hrnet_d2.checkpoint_config.config_from_checkpoint`."""
     from . import checkpoint_config
 
-    return checkpoint_config.config_from_checkpoint(path)
+    return checkpoint_config.config_from_checkpoint(path, keep)
 
 
 def config_of(name: str | os.PathLike) -> CfgNode:
@@ -195,7 +195,7 @@ def config_of(name: str | os.PathLike) -> CfgNode:
     """
     name = os.fspath(name)
     if "://" in name or os.path.isfile(name):
-        return config_from_checkpoint(name)
+        return config_from_checkpoint(name, keep=True)
     if name.partition("?")[0].endswith((".pth", ".safetensors", ".pt", ".pkl", ".bin", ".tar")):
         raise RuntimeError(f"{name} is not a file")
     return get_config(name, trained=True)
@@ -247,7 +247,8 @@ def _no_checkpoint(row: Mapping[str, Any]) -> str:
         return f"No checkpoint was published for {row['config']}"
     return (
         f"The only checkpoint of {row['config']} is a file of MMDetection 1.x, whose host no "
-        f"longer answers: if you have {PurePosixPath(row['v1']['url']).name}, set MODEL.WEIGHTS to it"
+        f"longer answers: if you have {PurePosixPath(row['v1']['url']).name}, set MODEL.WEIGHTS "
+        "to it"
     )
 
 

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config import add_hrnet_config
 from hrnet_d2.data import configure_custom_data
 
@@ -72,6 +73,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         dataset = (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)[0]
         cfg.DATASETS.CLASS_NAMES = list(MetadataCatalog.get(dataset).thing_classes)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    cfg = apply_checkpoint_settings(cfg, training=not args.eval_only)
     cfg.freeze()
     return cfg
 
@@ -86,7 +88,7 @@ def _merge(args: argparse.Namespace) -> CfgNode:
     add_hrnet_config(cfg)
     weights = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
     if not args.config_file and weights and args.eval_only:
-        cfg = model_zoo.config_from_checkpoint(weights)
+        cfg = model_zoo.config_from_checkpoint(weights, keep=True)
     if args.config_file:
         if not os.path.exists(args.config_file):
             args.config_file = model_zoo.get_config_file(args.config_file)
