@@ -9,11 +9,13 @@ from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from hrnet_d2.file_io import atomic_write
 
+from .describing import describe
 from .download import fetch
 from .errors import CheckpointError
 from .loading import Checkpoint, load_file
@@ -48,6 +50,7 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         partial: bool = False,
+        cfg: CfgNode | None = None,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ):
@@ -56,12 +59,15 @@ class Checkpointer(DetectionCheckpointer):
             model: the model to load into and to save.
             save_dir: the folder that checkpoints are saved to and resumed from.
             partial: allow layers outside the backbone to differ from the file.
+            cfg: the model's full config; saved with its class names in every file, so that the
+                file alone is enough to predict.
             save_to_disk: whether this process saves; default: the main process.
             checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved with the
                 model.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.partial = partial
+        self._description = {} if cfg is None else describe(cfg)
         self._resuming = False
         self._heuristics = False
         self._checkpoint: Checkpoint | None = None
@@ -85,7 +91,7 @@ class Checkpointer(DetectionCheckpointer):
         state = self.model.state_dict()
         data = {"model": state}
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        data.update(kwargs)
+        data.update({**self._description, **kwargs})
         basename = f"{name}.pth"
         path = os.path.join(self.save_dir, basename)
         if os.path.basename(path) != basename:

@@ -9,7 +9,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.data import InferenceInput, check_image
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.modeling import build_model
@@ -35,10 +37,12 @@ class Predictor:
         metadata: of the first test dataset, or with the config's class names.
     """
 
-    def __init__(self, cfg: CfgNode, *, batch_size: int = 8, optimize: bool = True):
+    def __init__(self, cfg: CfgNode | str, *, batch_size: int = 8, optimize: bool = True):
         """
         Args:
-            cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
+            cfg: a full config, whose ``MODEL.WEIGHTS`` may be of any supported format; or a
+                checkpoint (path or URL), which brings its own; or a name of the model zoo, for the
+                published checkpoint.
             batch_size: the most images that run through the network at once.
             optimize: rewrite the network for faster inference as ``MODEL.OPTIMIZE`` says (by
                 default the same results to rounding).
@@ -46,7 +50,9 @@ class Predictor:
         Raises:
             ValueError: if the config names no weights.
         """
-        self.cfg = cfg.clone()
+        if not isinstance(cfg, CfgNode):
+            cfg = model_zoo.config_of(cfg)
+        self.cfg = apply_checkpoint_settings(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = available_device(self.cfg.MODEL.DEVICE)
         self.cfg.freeze()

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
@@ -48,7 +49,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_num_classes(cfg)
-        cfg = training_config(cfg)
+        cfg = training_config(apply_checkpoint_settings(cfg, training=True))
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
 
@@ -67,6 +68,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             partial=cfg.MODEL.PARTIAL_LOAD,
+            cfg=cfg,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -117,6 +119,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
         ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
     """
     check_num_classes(cfg, cfg.DATASETS.TEST)
+    cfg = apply_checkpoint_settings(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
