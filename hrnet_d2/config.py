@@ -70,9 +70,15 @@ DEFAULTS: dict[str, Any] = {
     # Annotated boxes narrower or shorter than this many pixels (of the image file) are dropped; 0
     # keeps all.
     "INPUT.MIN_BOX_SIZE": 1.0,
+    # Images with more pixels than this are refused before they are decoded, since a small file may
+    # claim a size that takes all memory.
+    "INPUT.MAX_PIXELS": 2**28,
     # Names of the classes. train_net.py writes them for custom data, so that a saved config is
     # enough to draw predictions.
     "DATASETS.CLASS_NAMES": [],
+    # Accept file names in annotation files of custom data that lead out of the folder of images,
+    # by "..", as absolute paths or through links.
+    "DATASETS.ALLOW_OUTSIDE_FILES": False,
     #
     # ---- Region proposals, for MODEL.PROPOSAL_GENERATOR.NAME "MaxIoURPN" ("RPN" is Detectron2's)
     # Least IoU at which an object without a good anchor takes the anchors that overlap it most.

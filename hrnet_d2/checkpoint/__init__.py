@@ -4,6 +4,7 @@ from .checkpointer import Checkpointer
 from .converting import Conversion, convert
 from .errors import CheckpointError, UnsafeCheckpointError
 from .loading import Checkpoint, load_file
+from .values import non_finite
 
 __all__ = [
     "Checkpoint",
@@ -13,4 +14,5 @@ __all__ = [
     "UnsafeCheckpointError",
     "convert",
     "load_file",
+    "non_finite",
 ]

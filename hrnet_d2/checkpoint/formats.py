@@ -9,6 +9,7 @@ import torch
 
 from .errors import CheckpointError
 from .reading import RawCheckpoint
+from .rebuilding import NotDense
 
 __all__ = ["Contents", "unwrap"]
 
@@ -96,6 +97,13 @@ def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             native = value.astype(value.dtype.newbyteorder("="), copy=False)
             tensors[str(name)] = torch.from_numpy(np.array(native, copy=True, order="C"))
+        elif isinstance(value, NotDense):
+            raise CheckpointError(
+                f"{path}: {name} is a {value.kind} tensor; nothing was loaded. Save the plain "
+                "weights: dense and with values"
+            )
+        elif not bare and type(value) in (int, float):  # a scalar of NumPy
+            tensors[str(name)] = torch.tensor(value)
         elif not bare:
             raise CheckpointError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
     return tensors
@@ -119,7 +127,7 @@ def _set_averages_aside(contents: Contents) -> None:
 
 
 def _heuristics(contents: Contents, content: Mapping, wrapper: str | None) -> dict[str, Any]:
-    """What makes Detectron2 match names by likeness: files of Caffe2 and of pycls."""
+    """Mark what Detectron2 matches by similar names: files of Caffe2 and of pycls."""
     arrays = all(isinstance(value, np.ndarray) for value in content.values())
     if wrapper == "blobs" or (wrapper is None and arrays):
         for name in [name for name in contents.tensors if name.endswith("_momentum")]:

@@ -8,9 +8,17 @@ from torch import nn
 
 from .errors import CheckpointError
 from .loading import Checkpoint
-from .recognition import Description, describe
+from .mismatch import Blocking, explain, explain_values
+from .values import non_finite, suitable
 
-__all__ = ["MatchResult", "match_to_model", "layers"]
+__all__ = [
+    "MatchResult",
+    "check_values",
+    "find_backbone",
+    "layers",
+    "match_to_model",
+    "share_names",
+]
 
 _BACKBONE = "backbone.bottom_up."
 # A tensor that identifies a backbone: of HRNet, and of a Detectron2 ResNet.
@@ -20,7 +28,6 @@ _OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std")
 _OBSOLETE = ("anchor_generator.cell_anchors",)
 # What a part of a detector is called in the whole: a neck with its backbone, or the backbone.
 _LONE_PREFIX = {"bottom_up.": "backbone.", "": _BACKBONE}
-_LISTED = 4
 
 
 @dataclass
@@ -58,10 +65,11 @@ def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = Fal
         The tensors to copy, and the differences that were allowed.
 
     Raises:
-        CheckpointError: if it does not match; the message lists tensors and the likely cause.
+        CheckpointError: if it does not match, or has values that cannot be copied; the message
+            lists tensors and the likely cause.
     """
     target = model.state_dict()
-    backbone = _backbone_prefix(target)
+    backbone = find_backbone(target)
     source, unused = _moved(checkpoint, target, backbone)
     result = MatchResult(unused=unused)
     for name, value in source.items():
@@ -82,21 +90,49 @@ def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = Fal
 
     blocking = _blocking(result, checkpoint, backbone, partial)
     if any(blocking):
-        raise CheckpointError(_explain(checkpoint, model, blocking, partial))
+        raise CheckpointError(explain(checkpoint, model, blocking, partial))
     if partial:
         _leave_out_broken_layers(result, backbone)
     if not result.state:
         raise CheckpointError(f"{checkpoint.path} has no tensor for this {type(model).__name__}")
+    check_values(result, checkpoint, target)
     return result
 
 
-def _backbone_prefix(names: Iterable[str]) -> str | None:
+def check_values(
+    result: MatchResult, checkpoint: Checkpoint, target: Mapping[str, torch.Tensor]
+) -> None:
+    """Check layout, kind and finiteness of the tensors to copy; convert those of a wider dtype.
+
+    Raises:
+        CheckpointError: if a tensor is not dense, is of another kind of number, or has values that
+            are not finite in the model's dtype.
+    """
+    unsuitable = {}
+    for name, value in result.state.items():
+        converted, problem = suitable(value, target[name])
+        if converted is None:
+            unsuitable[name] = problem
+        else:
+            result.state[name] = converted
+    broken = [] if unsuitable else non_finite(result.state)
+    if unsuitable or broken:
+        raise CheckpointError(explain_values(checkpoint.path, unsuitable, broken, target))
+
+
+def find_backbone(names: Iterable[str]) -> str | None:
     """The prefix of the model's backbone ("backbone.bottom_up.", "backbone.", ""), or None."""
     for name in names:
         for mark in _BACKBONE_MARKS:
             if name == mark or name.endswith("." + mark):
                 return name.removesuffix(mark)
     return None
+
+
+def share_names(checkpoint: Checkpoint, target: Mapping[str, torch.Tensor]) -> bool:
+    """Whether any tensor of a checkpoint has the name of one of the model's."""
+    source, _ = _moved(checkpoint, target, find_backbone(target))
+    return any(name in target for name in source if not _optional(name))
 
 
 def _moved(
@@ -138,12 +174,9 @@ def _without_aliases(model: nn.Module, absent: list[str], known: Iterable[str]) 
     return [name for name in absent if id(tensors.get(name)) not in filled]
 
 
-_Blocking = tuple[list[str], list[str], dict]
-
-
 def _blocking(
     result: MatchResult, checkpoint: Checkpoint, backbone: str | None, partial: bool
-) -> _Blocking:
+) -> Blocking:
     """The differences that are not allowed: missing, unexpected, and of another shape."""
     if not (partial or (checkpoint.backbone_only and backbone is not None)):
         return result.missing, result.unexpected, result.wrong_shape
@@ -165,70 +198,6 @@ def _leave_out_broken_layers(result: MatchResult, backbone: str | None) -> None:
 
 def _layer(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _explain(checkpoint: Checkpoint, model: nn.Module, blocking: _Blocking, partial: bool) -> str:
-    missing, unexpected, wrong_shape = blocking
-    lines = [
-        f"{checkpoint.path} does not match the model; nothing was loaded. "
-        f"Tensors of another shape: {len(wrong_shape)}, missing from the file: {len(missing)}, "
-        f"unknown to the model: {len(unexpected)}"
-    ]
-    lines += _listed(
-        "another shape",
-        [
-            f"{name}: {in_file} in the file, {own} in the model"
-            for name, (in_file, own) in wrong_shape.items()
-        ],
-    )
-    lines += _listed("missing", missing)
-    lines += _listed("unknown", unexpected)
-    theirs = describe({name: tuple(value.shape) for name, value in checkpoint.state.items()})
-    ours = describe({name: tuple(value.shape) for name, value in model.state_dict().items()})
-    lines.append(f"The file holds: {theirs}. The model is: {ours}.")
-    lines.append(_reason(theirs, ours, partial))
-    return "\n".join(lines)
-
-
-def _listed(title: str, items: list[str]) -> list[str]:
-    if not items:
-        return []
-    more = [f"    ... and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
-    return [f"  {title}:", *(f"    {item}" for item in items[:_LISTED]), *more]
-
-
-def _reason(theirs: Description, ours: Description, partial: bool) -> str:
-    """The likely cause and what to do about it."""
-    reasons = []
-    whole = None not in (theirs.family, ours.family) and "backbone" not in (
-        theirs.family,
-        ours.family,
-    )
-    if whole and theirs.family != ours.family:
-        reasons.append(f"Another family: use a config of {theirs.family}, or another file.")
-    if None not in (theirs.width, ours.width) and theirs.width != ours.width:
-        reasons.append(
-            f"Another width: the file needs MODEL.HRNETV2P.WIDTH {theirs.width}, "
-            f"the model has {ours.width}."
-        )
-    elif None not in (theirs.backbone, ours.backbone) and theirs.backbone != ours.backbone:
-        reasons.append(
-            f"Another backbone: {theirs.backbone} in the file, {ours.backbone} in the model."
-        )
-    if None not in (theirs.classes, ours.classes) and theirs.classes != ours.classes:
-        key = "MODEL.FCOS.NUM_CLASSES" if ours.family == "FCOS" else "MODEL.ROI_HEADS.NUM_CLASSES"
-        reasons.append(
-            f"Another number of classes: {theirs.classes} in the file, {ours.classes} in the "
-            f"model. To run the file unchanged, set {key} {theirs.classes}."
-        )
-    # FCOS shares only the backbone with the two-stage families.
-    alike = whole and (theirs.family == ours.family or "FCOS" not in (theirs.family, ours.family))
-    if alike and not partial and theirs.backbone == ours.backbone:
-        reasons.append(
-            "To fine-tune from it, set MODEL.PARTIAL_LOAD True: layers that differ, such as those "
-            "that depend on the number of classes, are then re-initialized."
-        )
-    return " ".join(reasons) or "The file is damaged or belongs to another model."
 
 
 def layers(names: Iterable[str]) -> list[str]:

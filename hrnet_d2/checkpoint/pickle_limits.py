@@ -8,6 +8,7 @@ __all__ = ["LimitError", "check_key", "check_nesting"]
 MAX_DEPTH = 100
 MAX_ITEMS = 10_000_000
 _MAX_KEY_ITEMS = 200
+_PLAIN = (str, bytes, float, bool, frozenset, type(None))
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
@@ -32,10 +33,7 @@ def check_key(key: Any) -> None:
         elif kind is int:
             if not -(2**61) < item < 2**61 - 1:  # larger ones can be made to share a hash
                 raise LimitError("a key of a dictionary is an integer of 62 bits or more")
-        elif (
-            not (kind in (str, bytes, float, bool, frozenset) or kind.__hash__ is object.__hash__)
-            and item is not None
-        ):
+        elif kind not in _PLAIN and getattr(kind, "__hash__", None) is not object.__hash__:
             raise LimitError(f"a key of a dictionary is a {kind.__name__}")
     if pending:
         raise LimitError("a key of a dictionary is a large tuple")

@@ -218,7 +218,7 @@ class PickleMachine:
         text = self.line().strip()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
             raise pickle.UnpicklingError("a text without quotes")
-        decoded: Any = codecs.escape_decode(text[1:-1])  # type: ignore[attr-defined]
+        decoded: Any = codecs.escape_decode(text[1:-1])
         self.push(decoded[0].decode("latin1"))
 
     def recall(self, index: int) -> None:
@@ -240,6 +240,14 @@ def _refused(machine: PickleMachine) -> None:
 def _protocol(m: PickleMachine) -> None:
     if m.number(1) > pickle.HIGHEST_PROTOCOL:
         raise pickle.UnpicklingError("a pickle protocol from the future")
+
+
+def _skip_frame_length(m: PickleMachine) -> None:
+    m.take(8)
+
+
+def _pop_mark(m: PickleMachine) -> None:
+    m.pop_mark()
 
 
 def _put(m: PickleMachine, index: int) -> None:
@@ -309,10 +317,10 @@ def _text(size: int) -> _Step:
 
 _BY_NAME: dict[str, _Step] = {
     "PROTO": _protocol,
-    "FRAME": lambda m: m.take(8) and None,
+    "FRAME": _skip_frame_length,
     "MARK": _mark,
     "POP": _pop,
-    "POP_MARK": lambda m: m.pop_mark() and None,
+    "POP_MARK": _pop_mark,
     "DUP": lambda m: m.push(m.stack[-1]),
     "NONE": lambda m: m.push(None),
     "NEWTRUE": lambda m: m.push(True),

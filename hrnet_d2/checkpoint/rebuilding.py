@@ -72,7 +72,7 @@ def _dense(
     empty = torch.empty(0, dtype=dtype)
     if not numel:
         return empty.reshape(sizes)
-    return empty.set_(storage.content, offset, sizes, strides)  # type: ignore[call-overload]
+    return empty.set_(storage.content, offset, sizes, strides)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:

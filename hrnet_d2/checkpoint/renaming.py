@@ -14,6 +14,8 @@ from .recognition import Layout
 __all__ = ["UNUSED", "rename", "unused_reason"]
 
 Table = tuple[tuple[str, str], ...]
+# On our side: the tensor has no place in a detector; UNUSED says why.
+_NOWHERE = "-"
 
 # MMDetection keeps the official names, and so does our backbone.
 HRNET: Table = tuple(
@@ -67,7 +69,8 @@ CASCADE_MASK_HEADS: Table = (
     ("roi_head.mask_head.{s}.convs.{i}.conv.*", "roi_heads.mask_head.{s}.mask_fcn{i+1}.*"),
     ("roi_head.mask_head.{s}.upsample.*", "roi_heads.mask_head.{s}.deconv.*"),
     ("roi_head.mask_head.{s}.conv_logits.*", "roi_heads.mask_head.{s}.predictor.*"),
-    # HTC: features of the previous stage's mask head
+    # HTC: features of the previous stage's mask head, which the first stage does not have
+    ("roi_head.mask_head.0.conv_res.*", _NOWHERE),
     ("roi_head.mask_head.{s}.conv_res.conv.*", "roi_heads.mask_head.{s}.conv_res.*"),
 )
 SEMANTIC_HEAD: Table = (
@@ -115,6 +118,10 @@ UNUSED: Table = (
     ("neck.increase_layers.*", "ImageNet classifier"),
     ("neck.downsample_layers.*", "ImageNet classifier"),
     ("neck.final_layer.*", "ImageNet classifier"),
+    (
+        "roi_head.mask_head.0.conv_res.*",
+        "MMDetection before 2020-02-15 created it in the first mask head of HTC and never ran it",
+    ),
     ("data_preprocessor.*", "pixel mean and standard deviation, which the config sets"),
 )
 
@@ -175,7 +182,7 @@ def _pattern(theirs: str) -> re.Pattern:
 def _apply(rules: list[tuple[re.Pattern, str]], name: str) -> str | None:
     for pattern, ours in rules:
         if match := pattern.fullmatch(name):
-            return _fill(ours, match.groupdict())
+            return None if ours == _NOWHERE else _fill(ours, match.groupdict())
     return None
 
 

@@ -59,5 +59,5 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
         value = zlib.crc32(name.encode(), value)
         flat = tensors[name].contiguous().reshape(-1)
         if flat.numel():
-            value = zlib.crc32(memoryview(flat.view(torch.uint8).numpy()), value)
+            value = zlib.crc32(flat.view(torch.uint8).numpy().data, value)
     return f"{value:08x}"

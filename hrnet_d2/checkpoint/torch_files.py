@@ -175,7 +175,7 @@ def _view(storage: Storage, view: Any, views: dict[Any, Storage]) -> Storage:
     if not 0 <= start <= end <= storage.content.nbytes():
         raise pickle.UnpicklingError("a part of a storage lies outside it")
     if key not in views:
-        views[key] = Storage(storage.kind, storage.content[start:end])  # type: ignore[arg-type]
+        views[key] = Storage(storage.kind, storage.content[start:end])
     return views[key]
 
 
@@ -183,6 +183,6 @@ def _fill(content: torch.UntypedStorage, machine: Any, size: int) -> None:
     start = machine.position
     if start + size > len(machine.data):
         raise EOFError(f"{size:,} bytes of a tensor are announced and missing")
-    target = torch.empty(0, dtype=torch.uint8).set_(content, 0, (size,), (1,))  # type: ignore[call-overload]
+    target = torch.empty(0, dtype=torch.uint8).set_(content, 0, (size,), (1,))
     target.numpy()[:] = np.frombuffer(machine.data, np.uint8, size, start)
     machine.position = start + size

@@ -1,4 +1,4 @@
-"""Images and annotations: reading, resizing, mappers, loaders, and datasets.
+"""Images and annotations: reading, resizing, mappers, loaders and datasets.
 
 Importing this registers ``shapes_train``, ``shapes_val`` (drawn when first used) and
 ``coco_2017_train_stuffthing``, ``coco_2017_val_stuffthing``.

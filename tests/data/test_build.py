@@ -16,7 +16,7 @@ from hrnet_d2.data import (
 
 @pytest.fixture
 def register():
-    """Registers a CocoFolder as Detectron2's users do, and forgets it afterwards."""
+    """Registers a CocoFolder as users of Detectron2 do, and removes it afterwards."""
     names = []
 
     def _register(coco, name="some_data"):
@@ -68,7 +68,7 @@ def test_test_loader(cfg, coco, register):
     assert [len(b) for b in build_test_loader(cfg, name, batch_size=2)] == [2, 1]
 
 
-def test_own_mapper(cfg, coco, register):
+def test_custom_mapper(cfg, coco, register):
     name = register(coco)
     cfg.DATASETS.TRAIN = (name,)
 
@@ -104,7 +104,7 @@ def test_repeated_annotation_ids_name_the_file(cfg, coco, register):
         build_train_loader(cfg)
 
 
-def test_masks_need_outlines(cfg, coco, register):
+def test_masks_need_segmentations(cfg, coco, register):
     for annotation in coco.data["annotations"][2:]:
         del annotation["segmentation"]
     coco.data["annotations"][2]["iscrowd"] = 1
@@ -112,7 +112,7 @@ def test_masks_need_outlines(cfg, coco, register):
     cfg.DATASETS.TRAIN = (register(coco),)
     next(iter(build_train_loader(cfg)))
     cfg.MODEL.MASK_ON = True
-    with pytest.raises(ValueError, match=r"3 of 5 objects.*1\.jpg.*train\.json.*faster_rcnn"):
+    with pytest.raises(ValueError, match=r"3 of 5 objects.*train\.json.*1\.jpg.*faster_rcnn"):
         build_train_loader(cfg)
 
 
@@ -121,14 +121,14 @@ def test_semantic_branch_needs_maps(cfg, coco, register, tmp_path, caplog):
     cfg.DATASETS.TRAIN = (name,)
     cfg.MODEL.META_ARCHITECTURE = "HybridTaskCascade"
     with pytest.raises(
-        ValueError, match=r"no image has one.*train\.json.*--train-sem-seg.*SEMANTIC_ON False"
+        ValueError, match=r"no image of.*train\.json.*has one.*--train-sem-seg.*SEMANTIC_ON False"
     ):
         build_train_loader(cfg)
     MetadataCatalog.get(name).sem_seg_root = "some/maps"
     with pytest.raises(ValueError, match="looked in some/maps"):
         build_train_loader(cfg)
 
-    # One map is enough to go on.
+    # One map is enough.
     load = DatasetCatalog.pop(name)
 
     def with_a_map():
@@ -174,7 +174,7 @@ def test_number_of_classes(cfg, coco, register, architecture, key):
     check_num_classes(cfg)
 
 
-def test_number_of_classes_of_the_test_data_counts(cfg, coco, register):
+def test_number_of_classes_of_the_test_data_is_checked(cfg, coco, register):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (register(coco),), ("coco_2017_val",)
     with pytest.raises(ValueError, match="'coco_2017_val' has 80: person, bicycle"):
         check_num_classes(cfg)

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hrnet_d2.layers.norm_folding import NormFolding, conv_norm
+from hrnet_d2.layers.norm_folding import NormFolding, Vectors, conv_norm
 
 from .norm_eval import keep_running_statistics
 
@@ -75,8 +75,6 @@ def check_input_size(x: torch.Tensor) -> None:
 class _ConvNorm(nn.Sequential):
     """Convolution, normalization and the layers that follow, if any."""
 
-    folding: NormFolding | None = None
-
     def __init__(
         self, cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
     ):
@@ -86,7 +84,7 @@ class _ConvNorm(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm, *rest = self
-        x = conv_norm(cast(nn.Conv2d, conv), norm, x, self.folding)
+        x = conv_norm(cast(nn.Conv2d, conv), norm, x)
         for layer in rest:
             x = layer(x)
         return x
@@ -100,8 +98,6 @@ class BasicBlock(nn.Module):
         norm: name or factory of the normalization layer.
     """
 
-    folding: NormFolding | None = None
-
     def __init__(self, channels: int, norm: _NormFactory):
         super().__init__()
         self.conv1 = _conv(channels, channels, 3)
@@ -111,8 +107,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        out = conv_norm(self.conv2, self.bn2, out, self.folding)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
         out += x
         return self.relu(out)
 
@@ -125,8 +121,6 @@ class Bottleneck(nn.Module):
         planes: channels of the 3x3 convolution; the output has ``4 * planes``.
         norm: name or factory of the normalization layer.
     """
-
-    folding: NormFolding | None = None
 
     def __init__(self, cin: int, planes: int, norm: _NormFactory):
         super().__init__()
@@ -141,9 +135,9 @@ class Bottleneck(nn.Module):
         self.downsample = _ConvNorm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.folding))
-        out = conv_norm(self.conv3, self.bn3, out, self.folding)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
@@ -213,14 +207,16 @@ def _terms(paths: nn.Module, maps: Sequence[torch.Tensor]) -> Iterator[torch.Ten
 
 
 @contextlib.contextmanager
-def _running_statistics_unchanged(module: nn.Module) -> Iterator[None]:
-    """BatchNorm normalizes by the batch's statistics but does not update its running ones."""
+def _recomputing(module: nn.Module, vectors: Vectors | None) -> Iterator[None]:
+    """Run a module a second time, for its backward pass: with the folded norms of the first time,
+    and without moving BatchNorm's running statistics again."""
     layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     saved = [(m.momentum, m.num_batches_tracked) for m in layers]
     for m in layers:
         m.momentum, m.num_batches_tracked = 0.0, None
     try:
-        yield
+        with NormFolding.repeated(vectors):
+            yield
     finally:
         for m, (momentum, tracked) in zip(layers, saved, strict=True):
             m.momentum, m.num_batches_tracked = momentum, tracked
@@ -316,9 +312,6 @@ class HRNet(Backbone):
         if fold_norm:
             norms = (m for m in self.modules() if isinstance(m, _BatchNorm | FrozenBatchNorm2d))
             self.folding = NormFolding(norms)
-            for module in self.modules():
-                if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
-                    module.folding = self.folding
         for module in self._frozen_modules():
             for parameter in module.parameters():
                 parameter.requires_grad = False
@@ -362,9 +355,13 @@ class HRNet(Backbone):
 
     def _run(self, stage: str, module: nn.Module, *xs: torch.Tensor) -> Any:
         if stage in self.act_checkpoint and self.training and torch.is_grad_enabled():
-            # The second forward pass must not update the running statistics a second time.
-            contexts = lambda: (contextlib.nullcontext(), _running_statistics_unchanged(module))  # noqa: E731
-            return checkpoint(module, *xs, use_reentrant=False, context_fn=contexts)
+            vectors = NormFolding.vectors_of_pass()
+            return checkpoint(
+                module,
+                *xs,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), _recomputing(module, vectors)),
+            )
         return module(*xs)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -379,10 +376,12 @@ class HRNet(Backbone):
             ValueError: if H or W is not a multiple of 32.
         """
         check_input_size(x)
-        if self.folding is not None:
-            self.folding.prepare()
-        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.folding))
+        with contextlib.nullcontext() if self.folding is None else self.folding.forward_pass():
+            return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x))
         for block in self.layer1:
             x = self._run("stage1", block, x)
 
