@@ -95,6 +95,11 @@ DEFAULTS: dict[str, Any] = {
     # An object takes the proposals that overlap it most, from the IoU threshold on, even if they
     # overlap another object more. False is stock.
     "MODEL.ROI_HEADS.MATCH_LOW_QUALITY": False,
+    # Linear Soft-NMS of the detections: boxes that overlap a better one by more than
+    # MODEL.ROI_HEADS.NMS_THRESH_TEST lose score instead of being removed.
+    "MODEL.ROI_HEADS.SOFT_NMS.ENABLED": False,
+    # Detections whose score falls below this are removed.
+    "MODEL.ROI_HEADS.SOFT_NMS.MIN_SCORE": 0.001,
     # Weights of the losses of each stage; stock: 1, 1, 1.
     "MODEL.ROI_BOX_CASCADE_HEAD.STAGE_LOSS_WEIGHTS": [1.0, 0.5, 0.25],
     # Average the scores of the stages as "logits", or as "probabilities" (stock).

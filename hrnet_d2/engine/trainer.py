@@ -26,6 +26,7 @@ from hrnet_d2.data import build_test_loader, build_train_loader, check_num_class
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.modeling import build_model
+from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
@@ -49,6 +50,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         check_num_classes(cfg)
         cfg = apply_checkpoint_settings(cfg, training=True)
+        cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
 

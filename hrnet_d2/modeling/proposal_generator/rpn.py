@@ -15,6 +15,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.memory import retry_if_cuda_oom
 
+from hrnet_d2.modeling.arithmetic import check_arithmetic
 from hrnet_d2.modeling.matcher import MaxIoUMatcher
 
 __all__ = ["MaxIoURPN"]
@@ -26,6 +27,8 @@ class MaxIoURPN(RPN):
 
     R = number of anchors of all levels.
     """
+
+    arithmetic = "mmdet2"
 
     @configurable
     def __init__(
@@ -64,6 +67,7 @@ class MaxIoURPN(RPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        check_arithmetic(cfg, cls.arithmetic)
         ret: dict[str, Any] = super().from_config(cfg, input_shape)
         if cfg.MODEL.RPN.MIN_POS_IOU >= 0:
             ret["anchor_matcher"] = MaxIoUMatcher(

@@ -16,7 +16,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_mask_head
 from detectron2.modeling.roi_heads import CascadeROIHeads, select_foreground_proposals
 from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
-from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
@@ -25,6 +24,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from hrnet_d2.modeling.matcher import MaxIoUMatcher
 
+from .detections import DetectionRule, build_detection_rule, detectron2_rule
 from .matched_masks import MatchedMasks
 from .roi_heads import MaxIoUSampling
 
@@ -50,6 +50,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
         resample: bool = True,
         feature_gradient_scale: float = 1.0,
         mask_head: Sequence[nn.Module] | None = None,
+        detection_rule: DetectionRule = detectron2_rule,
         **kwargs: Any,
     ):
         """
@@ -62,6 +63,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
             feature_gradient_scale: factor on the box heads' gradient into the features; stock:
                 1 / S.
             mask_head: S mask heads with ``layers(x)`` as ``BaseMaskRCNNHead``; stock has one.
+            detection_rule: selects the detections; Detectron2's by default.
             kwargs: of Detectron2's ``CascadeROIHeads``.
 
         Raises:
@@ -88,6 +90,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
         self.score_fusion = score_fusion
         self.resample = resample
         self.feature_gradient_scale = feature_gradient_scale
+        self.detection_rule = detection_rule
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -102,6 +105,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
         ret["score_fusion"] = cascade.SCORE_FUSION
         ret["resample"] = cascade.RESAMPLE
         ret["feature_gradient_scale"] = cascade.FEATURE_GRADIENT_SCALE
+        ret["detection_rule"] = build_detection_rule(cfg)
         return ret
 
     @classmethod
@@ -278,7 +282,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
             predictions = self._run_stage(features, proposals, stage)
             boxes = predictor.predict_boxes(predictions, proposals)
             outputs.append(predictions)
-        detections, _ = fast_rcnn_inference(
+        return self.detection_rule(
             boxes,
             self._fuse_scores(outputs, proposals),
             sizes,
@@ -286,7 +290,6 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
             predictor.test_nms_thresh,
             predictor.test_topk_per_image,
         )
-        return detections
 
     def _fuse_scores(
         self, outputs: list[tuple[torch.Tensor, torch.Tensor]], proposals: list[Instances]

@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 
 from hrnet_d2.modeling.matcher import MaxIoUMatcher
 
+from .detections import DetectionRule, build_detection_rule, detectron2_rule
 from .matched_masks import MatchedMasks
 
 __all__ = ["MaxIoUROIHeads", "MaxIoUSampling"]
@@ -106,12 +107,18 @@ class MaxIoUSampling:
 class MaxIoUROIHeads(MaxIoUSampling, StandardROIHeads):
     """Detectron2's ``StandardROIHeads``, trained as MMDetection's ``StandardRoIHead``.
 
-    Takes Detectron2's arguments. At test it is Detectron2's.
+    At test it is Detectron2's, but for ``detection_rule``.
     """
 
     @configurable
-    def __init__(self, **kwargs: Any):
+    def __init__(self, *, detection_rule: DetectionRule = detectron2_rule, **kwargs: Any):
+        """
+        Args:
+            detection_rule: selects the detections; Detectron2's by default.
+            kwargs: of Detectron2's ``StandardROIHeads``.
+        """
         super().__init__(**kwargs)
+        self.detection_rule = detection_rule
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -124,4 +131,22 @@ class MaxIoUROIHeads(MaxIoUSampling, StandardROIHeads):
             # MMDetection's configs set it to the threshold of a positive.
             min_pos_iou=node.IOU_THRESHOLDS[-1],
         )
+        ret["detection_rule"] = build_detection_rule(cfg)
         return ret
+
+    def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]) -> Any:
+        """As Detectron2's: losses in training, otherwise detections without masks."""
+        if self.training:
+            return super()._forward_box(features, proposals)
+        maps = [features[name] for name in self.box_in_features]
+        x = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        predictor = self.box_predictor
+        predictions = predictor(self.box_head(x))
+        return self.detection_rule(
+            predictor.predict_boxes(predictions, proposals),
+            predictor.predict_probs(predictions, proposals),
+            [p.image_size for p in proposals],
+            predictor.test_score_thresh,
+            predictor.test_nms_thresh,
+            predictor.test_topk_per_image,
+        )

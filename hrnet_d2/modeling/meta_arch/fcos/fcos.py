@@ -17,8 +17,10 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from hrnet_d2.modeling.arithmetic import check_arithmetic
+
 from .head import FCOSHead, Predictions
-from .inference import detect
+from .inference import TOPK_RULES, clip_to_images, detect
 from .losses import BOX_LOSSES, fcos_losses
 from .targets import assign_locations, level_locations, pad_objects
 
@@ -32,6 +34,9 @@ class FCOS(DenseDetector):
     Called like Detectron2's other detectors: a list of dicts, one for each image, gives a dict of
     losses in training and a list of ``{"instances": Instances}`` otherwise.
     """
+
+    arithmetic = "mmdet2"
+    finish_boxes = staticmethod(clip_to_images)
 
     @configurable
     def __init__(
@@ -48,6 +53,7 @@ class FCOS(DenseDetector):
         focal_loss_gamma: float = 2.0,
         test_score_thresh: float = 0.05,
         test_topk_candidates: int = 1000,
+        test_topk_by: str = "pairs",
         test_nms_thresh: float = 0.5,
         max_detections_per_image: int = 100,
         pixel_mean: Sequence[float] = (103.53, 116.28, 123.675),
@@ -69,6 +75,7 @@ class FCOS(DenseDetector):
             focal_loss_alpha, focal_loss_gamma: of the classes' loss.
             test_score_thresh: class probability above which a location is a candidate.
             test_topk_candidates: of each level, before non-maximum suppression.
+            test_topk_by: what these are: "pairs" of location and class, or "locations".
             test_nms_thresh: IoU above which the detection of the lower score is removed.
             max_detections_per_image: after it; negative is no limit.
             pixel_mean, pixel_std: of each channel of the input.
@@ -91,6 +98,10 @@ class FCOS(DenseDetector):
             )
         if box_loss not in BOX_LOSSES:
             raise ValueError(f"FCOS's box_loss must be one of {list(BOX_LOSSES)}, got {box_loss!r}")
+        if test_topk_by not in TOPK_RULES:
+            raise ValueError(
+                f"MODEL.FCOS.TOPK_BY must be one of {list(TOPK_RULES)}, got {test_topk_by!r}"
+            )
         if vis_period > 0 and input_format is None:
             raise ValueError("FCOS needs input_format to draw (vis_period > 0)")
         self.num_classes = num_classes
@@ -101,6 +112,7 @@ class FCOS(DenseDetector):
         self.focal_loss_gamma = focal_loss_gamma
         self.test_score_thresh = test_score_thresh
         self.test_topk_candidates = test_topk_candidates
+        self.test_topk_by = test_topk_by
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
         self.input_format = input_format
@@ -113,6 +125,7 @@ class FCOS(DenseDetector):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         if "FCOS" not in cfg.MODEL:
             raise KeyError("cfg.MODEL has no FCOS: call hrnet_d2.add_hrnet_config(cfg) first")
+        check_arithmetic(cfg, cls.arithmetic)
         node = cfg.MODEL.FCOS
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
@@ -129,6 +142,7 @@ class FCOS(DenseDetector):
             "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
             "test_score_thresh": node.SCORE_THRESH_TEST,
             "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
+            "test_topk_by": node.TOPK_BY,
             "test_nms_thresh": node.NMS_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -220,6 +234,8 @@ class FCOS(DenseDetector):
             topk=self.test_topk_candidates,
             nms_thresh=self.test_nms_thresh,
             max_detections=self.max_detections_per_image,
+            topk_by=self.test_topk_by,
+            finish_boxes=self.finish_boxes,
         )
 
     def _describe_nonfinite(self, predictions: Predictions, losses: dict[str, torch.Tensor]) -> str:

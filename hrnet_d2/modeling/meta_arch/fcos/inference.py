@@ -4,13 +4,19 @@ Shapes: N images, C classes, Hl and Wl rows and columns of level l, P locations 
 together, K candidates of an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import batched_nms
 
-__all__ = ["detect"]
+__all__ = ["TOPK_RULES", "clip_to_images", "detect"]
+
+
+def clip_to_images(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Boxes (N, K, 4), clipped to height and width of their image."""
+    limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
+    return boxes.clamp(min=0).minimum(limits)
 
 
 def detect(
@@ -24,6 +30,10 @@ def detect(
     topk: int,
     nms_thresh: float,
     max_detections: int,
+    topk_by: str = "pairs",
+    finish_boxes: Callable[
+        [torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor
+    ] = clip_to_images,
 ) -> list[Instances]:
     """The objects of every image, sorted by descending score.
 
@@ -31,6 +41,9 @@ def detect(
     probable pairs of a location and a class above the threshold; boxes are clipped to the image
     *before* non-maximum suppression; scores are probability x centerness, and are not compared to
     the threshold again. Infinite and NaN predictions are dropped.
+
+    Before October 2021 (2.18) MMDetection took of every level all classes of the ``topk``
+    locations with the largest product of centerness and best probability.
 
     Args:
         logits, distances, ctrness: of each level, as ``FCOSHead`` returns them.
@@ -40,13 +53,17 @@ def detect(
         topk: candidates of a level and image, at most.
         nms_thresh: IoU of boxes of a class above which the one of the lower score is removed.
         max_detections: of an image, at most; negative is no limit.
+        topk_by: what ``topk`` counts: "pairs" or "locations".
+        finish_boxes: from decoded boxes (N, K, 4) and the images' sizes to those that non-maximum
+            suppression sees and the result has.
 
     Returns:
         For each image ``pred_boxes`` (XYXY in pixels of the network's input), ``scores`` and
         ``pred_classes``.
     """
     num_images, num_classes = logits[0].shape[:2]
-    picked = [_top_pairs(x, topk) for x in logits]
+    rule = TOPK_RULES[topk_by]
+    picked = [rule(x, c, topk) for x, c in zip(logits, ctrness, strict=True)]
     starts = [0]
     for x in logits[:-1]:
         starts.append(starts[-1] + x.shape[2] * x.shape[3])
@@ -64,8 +81,7 @@ def detect(
     # Checked before clipping, which makes infinite boxes finite. (Infinite logits have probability
     # 0 here.)
     valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=-1)
-    limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
-    boxes = boxes.clamp(min=0).minimum(limits)
+    boxes = finish_boxes(boxes, image_sizes)
     valid &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
     image, slot = valid.nonzero(as_tuple=True)
@@ -88,11 +104,14 @@ def detect(
     return results
 
 
-def _top_pairs(logits: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _top_pairs(
+    logits: torch.Tensor, ctrness: torch.Tensor, topk: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The most probable pairs of a location and a class, of one level.
 
     Args:
         logits: (N, C, Hl, Wl).
+        ctrness: (N, 1, Hl, Wl), which does not matter here.
         topk: how many pairs, at most.
 
     Returns:
@@ -107,3 +126,29 @@ def _top_pairs(logits: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Ten
     k = x.shape[2]
     values, pairs = x.flatten(1).topk(min(topk, x.shape[1] * k), sorted=False)
     return values.float(), locations.gather(1, pairs % k), pairs // k
+
+
+def _top_locations(
+    logits: torch.Tensor, ctrness: torch.Tensor, topk: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All classes of the locations with the largest centerness x best probability, of one level.
+
+    Args:
+        logits: (N, C, Hl, Wl).
+        ctrness: (N, 1, Hl, Wl) logits.
+        topk: how many locations, at most.
+
+    Returns:
+        As :func:`_top_pairs`, with C times as many pairs as locations.
+    """
+    x = logits.flatten(2).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+    score = x.amax(dim=1).float().sigmoid() * ctrness.flatten(1).float().sigmoid().nan_to_num()
+    n, num_classes, count = x.shape
+    locations = score.topk(min(topk, count), sorted=False).indices[:, None]
+    locations = locations.expand(-1, num_classes, -1)  # (N, C, k)
+    classes = torch.arange(num_classes, device=x.device)[:, None].expand_as(locations)
+    values = x.gather(2, locations)
+    return values.flatten(1).float(), locations.flatten(1), classes.flatten(1)
+
+
+TOPK_RULES = {"pairs": _top_pairs, "locations": _top_locations}
