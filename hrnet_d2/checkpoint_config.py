@@ -21,6 +21,7 @@ from .checkpoint import CheckpointError, load_file
 from .checkpoint.download import fetch
 from .checkpoint.settings import Settings
 from .config import add_hrnet_config
+from .config_file import merge_file
 
 __all__ = ["apply_checkpoint_settings", "checkpoint_settings", "config_from_checkpoint", "to_yaml"]
 
@@ -29,7 +30,7 @@ _RULES = ("MODEL.FCOS.TOPK_BY", "MODEL.ARITHMETIC")
 # What changes the results of a model at test, apart from those above.
 _AT_TEST = (
     *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE"),
-    *("MODEL.ANCHOR_GENERATOR.", "MODEL.HRNETV2P.NECK.", "MODEL.HTC.", "MODEL.SOFT_NMS."),
+    *("MODEL.ANCHOR_GENERATOR.", "MODEL.HRNETV2P.NECK.", "MODEL.HTC.", "MODEL.ROI_HEADS.SOFT_NMS."),
     *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.RPN.NMS_THRESH"),
     *("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.PROPOSAL_GENERATOR.MIN_SIZE"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
@@ -140,7 +141,7 @@ def _config(settings: Settings) -> CfgNode:
     if not complete:
         if settings.family is None:
             raise CheckpointError(f"{settings.path}: its config is not complete")
-        cfg.merge_from_file(_base_file(settings))
+        merge_file(cfg, _base_file(settings))
         _set(cfg, settings.keys, settings.path)
     _merge_stored(cfg, stored, settings)
     if not complete:

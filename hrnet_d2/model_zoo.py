@@ -143,14 +143,21 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
     Files are read safely: one that would run code is refused.
 
     Args:
-        path: of a YAML file; if there is none, a name as in :func:`get_config`. Empty: the defaults
-            of every key.
+        path: of a YAML file; if there is none, a name as in :func:`get_config`. Empty: the config
+            that the checkpoint of ``MODEL.WEIGHTS`` in ``opts`` brings, or else the defaults of
+            every key.
         opts: keys and values in turn, which override the file's.
 
     Raises:
         ModelZooError: if there is neither such a file nor such a config.
         ConfigError: if the file cannot be used, or a key or value is wrong.
+        CheckpointError: if the checkpoint brings no config.
     """
+    weights = dict(zip(opts[::2], opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    if not path and weights:
+        cfg = config_from_checkpoint(weights, keep=True)
+        merge_options(cfg, opts)
+        return cfg
     cfg = get_cfg()
     add_hrnet_config(cfg)
     if path:
@@ -212,14 +219,14 @@ def config_of(name: str | os.PathLike) -> CfgNode:
         name: a checkpoint's path or URL, or a name in the table, for its published checkpoint.
 
     Raises:
-        RuntimeError: if it is neither, or if no checkpoint was published; what
-            :func:`config_from_checkpoint` raises.
+        ModelZooError: if it is neither, or if no checkpoint was published.
+        CheckpointError: what :func:`config_from_checkpoint` raises.
     """
     name = os.fspath(name)
     if "://" in name or os.path.isfile(name):
         return config_from_checkpoint(name, keep=True)
     if name.partition("?")[0].endswith((".pth", ".safetensors", ".pt", ".pkl", ".bin", ".tar")):
-        raise RuntimeError(f"{name} is not a file")
+        raise ModelZooError(f"{name} is not a file")
     return get_config(name, trained=True)
 
 

@@ -74,7 +74,8 @@ class Checkpointer(DetectionCheckpointer):
         self._match: MatchResult | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save the model, the checkpointables and ``kwargs`` as ``name``.pth in ``save_dir``.
+        """Save the model, the checkpointables, the config that the checkpointer was given, and
+        ``kwargs`` as ``name``.pth in ``save_dir``.
 
         The file is written aside and renamed: a file that was there stays until the new one is
         complete. A model with NaN or infinite values is saved, and an error is logged.
@@ -85,13 +86,14 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        kwargs = {**self._description, **kwargs}
         if "://" in self.save_dir:  # not a local folder
             super().save(name, **kwargs)
             return
         state = self.model.state_dict()
         data = {"model": state}
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        data.update({**self._description, **kwargs})
+        data.update(kwargs)
         basename = f"{name}.pth"
         path = os.path.join(self.save_dir, basename)
         if os.path.basename(path) != basename:

@@ -7,14 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from hrnet_d2.engine import (
-    Trainer,
-    argument_parser,
-    evaluate,
-    launch,
-    read_config,
-    setup,
-)
+from hrnet_d2 import model_zoo
+from hrnet_d2.engine import Trainer, argument_parser, evaluate, launch, setup
 
 __all__ = ["job", "main"]
 
@@ -37,5 +31,7 @@ def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int
     parser = argument_parser(prog)
     args = parser.parse_args(arguments)
     args.eval_only = args.eval_only or eval_only
-    launch(job, args, read_config(args))
+    if args.weights:
+        args.opts += ["MODEL.WEIGHTS", args.weights]
+    launch(job, args, model_zoo.load_config(args.config_file, args.opts))
     return 0

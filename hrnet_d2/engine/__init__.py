@@ -2,7 +2,7 @@
 
 from .launch import launch
 from .predictor import Predictor
-from .setup import argument_parser, read_config, setup
+from .setup import argument_parser, setup
 from .trainer import Trainer, evaluate
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "argument_parser",
     "evaluate",
     "launch",
-    "read_config",
     "setup",
 ]

@@ -12,12 +12,11 @@ from detectron2.utils.logger import setup_logger
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
-from hrnet_d2.config_file import merge_options
 from hrnet_d2.data import configure_custom_data
 
 from .launch import limit_cpu_threads
 
-__all__ = ["read_config", "argument_parser", "available_device", "setup"]
+__all__ = ["argument_parser", "available_device", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,11 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
     """
     parser: argparse.ArgumentParser = default_argument_parser(EPILOG.format(prog))
     parser.prog = prog
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="short for MODEL.WEIGHTS FILE; without --config-file the checkpoint brings its config",
+    )
     custom = parser.add_argument_group("custom data (COCO JSON)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
         custom.add_argument(
@@ -60,25 +64,6 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
         "--train-sem-seg", metavar="DIR", help="folder of stuff maps of the training images (HTC)"
     )
     return parser
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of the arguments: of the file, or, to evaluate without one, of the checkpoint.
-
-    Args:
-        args: of :func:`argument_parser`.
-
-    Raises:
-        ModelZooError: if there is neither such a config file nor such a model.
-        ConfigError: if the file, a key or a value cannot be used.
-        CheckpointError: if the checkpoint cannot be used.
-    """
-    weights = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
-    if args.config_file or not weights or not args.eval_only:
-        return model_zoo.load_config(args.config_file, args.opts)
-    cfg = model_zoo.config_from_checkpoint(weights, keep=True)
-    merge_options(cfg, args.opts)
-    return cfg
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
@@ -99,7 +84,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     """
     # First, so that messages about the config reach the screen; again below, for the file.
     setup_logger(distributed_rank=comm.get_rank(), name="hrnet_d2")
-    cfg = read_config(args) if cfg is None else cfg.clone()
+    cfg = model_zoo.load_config(args.config_file, args.opts) if cfg is None else cfg.clone()
     cfg.defrost()
     if args.config_file:
         args.config_file = model_zoo.config_path(args.config_file)  # which Detectron2 logs

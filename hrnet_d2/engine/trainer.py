@@ -49,7 +49,8 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_num_classes(cfg)
-        cfg = training_config(apply_checkpoint_settings(cfg, training=True))
+        cfg = apply_checkpoint_settings(cfg, training=True)
+        cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
 

@@ -16,10 +16,10 @@ def read_final_nms(test: Node, key: str, settings: Settings) -> None:
     nms = test.child("nms")
     nms.refuse_unless("class_agnostic", (False,), "classes are separate here")
     kind = nms("type", default="nms")
-    if kind == "soft_nms":
-        settings.keys["MODEL.SOFT_NMS.ENABLED"] = True
-        method = nms("method", default="linear")
-        settings.keys["MODEL.SOFT_NMS.METHOD"] = method
-        settings.keys["MODEL.SOFT_NMS.MIN_SCORE"] = float(nms.number("min_score", default=1e-3))
+    if kind == "soft_nms" and key.startswith("MODEL.ROI_HEADS."):
+        nms.refuse_unless("method", ("linear",), "linear is expected")
+        settings.keys["MODEL.ROI_HEADS.SOFT_NMS.ENABLED"] = True
+        least = float(nms.number("min_score", default=1e-3))
+        settings.keys["MODEL.ROI_HEADS.SOFT_NMS.MIN_SCORE"] = least
     elif kind != "nms":
-        nms.refuse("type", "nms or soft_nms is expected")
+        nms.refuse("type", "nms, or soft_nms of a two-stage detector, is expected")
