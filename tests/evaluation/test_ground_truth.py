@@ -48,7 +48,8 @@ def register(tmp_path):
 
     def _register(content):
         path.write_text(json.dumps(content))
-        register_coco_instances(NAME, {}, str(path), str(tmp_path))
+        classes = {"thing_classes": ["a"], "thing_dataset_id_to_contiguous_id": {1: 0}}
+        register_coco_instances(NAME, classes, str(path), str(tmp_path))
         return NAME
 
     yield _register
