@@ -265,3 +265,12 @@ def test_dangerous_polygons_are_refused_before_they_are_drawn(
     cfg.INPUT.MASK_FORMAT = mask_format
     with pytest.raises(ValueError, match=r"Image .*\.jpg: a polygon with coordinates"):
         next(iter(build_train_loader(cfg)))
+
+
+def test_boxes_that_are_not_finite_name_the_image(cfg, coco, register):
+    for annotation in coco.data["annotations"]:
+        annotation["bbox"] = [5, 5, float("nan"), 10]
+    coco.save()
+    cfg.DATASETS.TRAIN = (register(coco),)
+    with pytest.raises(ValueError, match=r"Image .*\.jpg has a box of numbers.*nan"):
+        next(iter(build_train_loader(cfg)))
