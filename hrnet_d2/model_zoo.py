@@ -1,11 +1,11 @@
 """The models of the table: their configs, checkpoints and published results.
 
-    from . import model_zoo
+    from hrnet_d2 import model_zoo
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
     model = model_zoo.get("mask_rcnn_hrnetv2p_w32_2x_coco", trained=True)
 
-A name is a config's path under ``configs/``; ".yaml" and the folder may be left out.  The data are
-in ``model_zoo.json``, from which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
+A name is a config's path under ``configs/``; ".yaml" and the folder may be left out.  The data
+are in ``model_zoo.json``, from which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
 """
 
 import difflib
@@ -13,7 +13,7 @@ import fnmatch
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,17 +23,24 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .config import add_hrnet_config
+from .config_file import ConfigError, merge_file, merge_options
 
 __all__ = [
+    "ModelZooError",
     "get",
     "get_checkpoint_url",
     "get_config",
+    "config_path",
     "get_config_file",
     "info",
     "list_models",
     "load_config",
     "sources",
 ]
+
+
+class ModelZooError(RuntimeError):
+    """There is no such model or config, or no checkpoint of it."""
 
 
 def list_models(pattern: str = "*", trained: bool = False) -> list[str]:
@@ -53,16 +60,16 @@ def list_models(pattern: str = "*", trained: bool = False) -> list[str]:
 
 
 def info(name: str) -> Mapping[str, Any]:
-    """What was published of a model.
+    """What was published about a model.
 
     Returns:
         "config" (its name), "url" of the checkpoint, "box_ap" and "mask_ap" on COCO val 2017,
         "memory_gb" of training on one GPU, "fps" on a V100 ("fps_later": measured again with later
-        software), "source"; None where not published. "later" where it was trained again: another
+        software), "source"; None if not published. "later" if it was trained again: another
         checkpoint with its own "url", "box_ap" and "source".
 
     Raises:
-        RuntimeError: where the table has no such model.
+        ModelZooError: if the table has no such model.
     """
     return _table()[_find(name, _table())]
 
@@ -76,13 +83,13 @@ def get_checkpoint_url(name: str) -> str:
     """The address of the published checkpoint, for ``cfg.MODEL.WEIGHTS``.
 
     Raises:
-        RuntimeError: where the table has no such model, or none was published for it.
+        ModelZooError: if the table has no such model, or none was published for it.
     """
     row = info(name)
     if row["url"] is None:
         others = list_models(f"{PurePosixPath(row['config']).parent}/*", trained=True)
-        raise RuntimeError(
-            f"No checkpoint was published for {row['config']} in the arithmetic of this package. "
+        raise ModelZooError(
+            f"No checkpoint was published for {row['config']} with this package's conventions. "
             f"Models of its family that have one: {', '.join(others) or 'none'}"
         )
     return row["url"]
@@ -92,7 +99,7 @@ def get_config_file(name: str) -> str:
     """The path of a config file, in the installed package or in the checkout.
 
     Raises:
-        RuntimeError: where there is no such config.
+        ModelZooError: if there is no such config.
     """
     folder = _config_folder()
     leaves = [
@@ -112,11 +119,9 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
             not the ImageNet one to train from.
 
     Raises:
-        RuntimeError: where there is no such config, or no checkpoint of it.
+        ModelZooError: if there is no such config, or no checkpoint of it.
     """
-    cfg = get_cfg()
-    add_hrnet_config(cfg)
-    cfg.merge_from_file(get_config_file(name))
+    cfg = load_config(get_config_file(name))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
     return cfg
@@ -125,18 +130,35 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
 def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config of a file, or of a model by its name, with overrides.
 
+    Files are read safely: one that would run code is refused.
+
     Args:
-        path: of a YAML file; where there is none, a name as in :func:`get_config`.
+        path: of a YAML file; if there is none, a name as in :func:`get_config`. Empty: the defaults
+            of every key.
         opts: keys and values in turn, which override the file's.
 
     Raises:
-        RuntimeError: where there is neither such a file nor such a config.
+        ModelZooError: if there is neither such a file nor such a config.
+        ConfigError: if the file cannot be used, or a key or value is wrong.
     """
     cfg = get_cfg()
     add_hrnet_config(cfg)
-    cfg.merge_from_file(path if os.path.exists(path) else get_config_file(path))
-    cfg.merge_from_list(list(opts))
+    if path:
+        merge_file(cfg, config_path(path))
+    merge_options(cfg, opts)
     return cfg
+
+
+def config_path(path: str) -> str:
+    """``path`` if there is such a file, else the path of the config of this name.
+
+    Raises:
+        ModelZooError: if there is neither.
+        ConfigError: if it is a folder.
+    """
+    if os.path.isdir(path):
+        raise ConfigError(f"{path} is a folder: give a config file, or a name of the model zoo")
+    return path if os.path.exists(path) else get_config_file(path)
 
 
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
@@ -145,11 +167,11 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     Args:
         name: of a config.
         trained: load the published checkpoint (downloaded on first use). Otherwise the weights are
-            fresh and nothing is downloaded.
+            initialized at random and nothing is downloaded.
         device: where the model goes; default: the GPU if there is one.
 
     Raises:
-        RuntimeError: where there is no such config, or no checkpoint of it.
+        ModelZooError: if there is no such config, or no checkpoint of it.
     """
     from .checkpoint import Checkpointer
 
@@ -179,7 +201,7 @@ def _config_folder() -> Path:
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
             return folder
-    raise RuntimeError(f"No configs beside {package}: the installation is incomplete, repeat it")
+    raise ModelZooError(f"No configs beside {package}: the installation is incomplete, repeat it")
 
 
 def _forms(config: str) -> tuple[str, str]:
@@ -188,7 +210,7 @@ def _forms(config: str) -> tuple[str, str]:
     return path.as_posix(), path.name
 
 
-def _find(name: str, configs) -> str:
+def _find(name: str, configs: Iterable[str]) -> str:
     """The config that ``name`` means; raises RuntimeError with the nearest ones."""
     wanted = PurePosixPath(name).as_posix().removesuffix(".yaml")
     known = {form: config for config in configs for form in _forms(config)}
@@ -197,4 +219,4 @@ def _find(name: str, configs) -> str:
     near = difflib.get_close_matches(wanted, known, n=6, cutoff=0.5)
     near = list(dict.fromkeys(known[form] for form in near))[:3]
     hint = f"Nearest: {', '.join(near)}" if near else "list_models() gives all of them"
-    raise RuntimeError(f"{name!r} is not in the model zoo. {hint}")
+    raise ModelZooError(f"{name!r} is not in the model zoo. {hint}")

@@ -43,7 +43,7 @@ class Predictor:
                 default the same results to rounding).
 
         Raises:
-            ValueError: where the config names no weights.
+            ValueError: if the config names no weights.
         """
         self.cfg = cfg.clone()
         self.cfg.defrost()
@@ -70,7 +70,7 @@ class Predictor:
             given), or a list of them in the order of the images.
 
         Raises:
-            TypeError, ValueError: where something is no such image: its position and what it is.
+            TypeError, ValueError: if something is no such image: its position and what it is.
         """
         if not isinstance(images, list | tuple):
             return self._predict([self.prepare(images)])[0]
@@ -79,7 +79,7 @@ class Predictor:
                 check_image(image)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        outputs = [None] * len(images)
+        outputs: list[dict] = [{}] * len(images)
         for batch in self._batches(images):
             inputs = [self.prepare(images[i]) for i in batch]
             for i, output in zip(batch, self._predict(inputs), strict=True):
@@ -89,24 +89,25 @@ class Predictor:
     def _batches(self, images: Sequence[np.ndarray]) -> Iterator[list[int]]:
         """Positions of images that share their padded size.
 
-        More padding than an image has alone would change what the network sees at its border, so
-        only these run together: no pixel is wasted and results do not depend on the company.
+        More padding than an image needs alone would change what the network sees at its border, so
+        only these run together: results are independent of the other images in the batch.
         """
         divisor = max(1, self.model.backbone.size_divisibility)
         sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
-        for _, group in groupby(order, key=lambda i: sizes[i]):
-            group = list(group)
+        for _, same in groupby(order, key=lambda i: sizes[i]):
+            group = list(same)
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
 
     def _predict(self, inputs: list[dict]) -> list[dict]:
         with torch.no_grad():
-            return self.model(inputs)
+            outputs: list[dict] = self.model(inputs)
+        return outputs
 
 
 def _metadata(cfg: CfgNode) -> Metadata:
-    """Of the first test dataset; where that is not registered, the config's class names."""
+    """Of the first test dataset; if that is not registered, the config's class names."""
     if cfg.DATASETS.TEST:
         metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         if metadata.get("thing_classes") is not None or not cfg.DATASETS.CLASS_NAMES:

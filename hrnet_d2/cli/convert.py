@@ -1,29 +1,32 @@
-#!/usr/bin/env python
-"""Convert a checkpoint of MMDetection, official HRNet, timm or torchvision to our format.
+"""``hrnet-d2 convert SRC DST``: a checkpoint in this package's names, every tensor accounted for.
 
-    python tools/convert_checkpoint.py SRC DST
-    python tools/convert_checkpoint.py SRC DST --config faster_rcnn_hrnetv2p_w18_1x_coco
-
-Prints what became of every tensor. DST (.pth or .safetensors, tensors only) is written where all of
-them are accounted for; otherwise the exit status is 1. `MODEL.WEIGHTS` takes SRC as well as DST:
-conversion serves to share one, or to check it.
+``MODEL.WEIGHTS`` takes SRC as well as DST: conversion serves to share or check a checkpoint.
 """
 
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 from detectron2.modeling import build_model
 from tabulate import tabulate
+from torch import nn
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint import CheckpointError, convert
+from hrnet_d2.checkpoint import convert
+
+__all__ = ["main"]
+
+DESCRIPTION = """
+Convert a checkpoint of MMDetection, official HRNet, timm or torchvision to this package's names.
+Prints what became of every tensor. DST (tensors only) is written if all of them are accounted for;
+otherwise the exit status is 1.
+"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Convert, print the account, and return 1 if a tensor is not accounted for."""
+    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("source", metavar="SRC", help="file or URL, of any supported format")
     parser.add_argument("target", metavar="DST", help=".pth or .safetensors to write")
     parser.add_argument("--config", help="name in the zoo, or file, of the model that it must fit")
@@ -31,12 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
     args = parser.parse_args(arguments)
 
-    try:
-        model = _build(args.config, args.opts) if args.config else None
-        conversion = convert(args.source, args.target, model)
-    except (CheckpointError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    model = _build(args.config, args.opts) if args.config else None
+    conversion = convert(args.source, args.target, model)
     if not args.quiet:
         print(tabulate(conversion.rows, headers=("in the file", "here", "shape", "")))
     checkpoint = conversion.checkpoint
@@ -55,9 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _build(config: str, options: list[str]):
-    return build_model(model_zoo.load_config(config, [*options, "MODEL.DEVICE", "cpu"]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _build(config: str, options: list[str]) -> nn.Module:
+    model: nn.Module = build_model(model_zoo.load_config(config, [*options, "MODEL.DEVICE", "cpu"]))
+    return model
