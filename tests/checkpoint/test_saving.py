@@ -132,46 +132,61 @@ def test_what_is_loaded_is_not_tied_to_the_file(tmp_path):
     assert torch.allclose(again.weight, torch.tensor(0.9))
 
 
+# Imports once; for each number that it is sent, a child saves iterations from that number on until
+# it is killed.
 SAVER = """
-    import itertools, sys
+    import itertools, os, sys
     import torch
     torch.set_num_threads(1)
     from hrnet_d2.checkpoint import Checkpointer
     from tests.checkpoint.test_saving import Counter
-    first, folder = int(sys.argv[1]), sys.argv[2]
-    print("ready", flush=True)
-    for i in itertools.count(first):
-        Checkpointer(Counter(i, 500_000), folder).save(f"model_{i % 3}", iteration=i)
-        print(i, flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            for i in itertools.count(int(line)):
+                Checkpointer(Counter(i, 500_000), sys.argv[1]).save(f"model_{i % 3}", iteration=i)
+                print(i, flush=True)
+        print("pid", pid, flush=True)
+        os.waitpid(pid, 0)
+        print("dead", flush=True)
 """
 
 
 def _kill_while_saving(folder: Path, times: int) -> None:
     chance = random.Random(0)
     newest = -1
-    for _ in range(times):
-        child = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(SAVER), str(newest + 1), str(folder)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert child.stdout.readline() == "ready\n"
-        for _ in range(chance.randrange(1, 3)):
-            child.stdout.readline()
-        time.sleep(chance.random() * 0.05)
-        os.kill(child.pid, signal.SIGKILL)
-        reported = [int(line) for line in child.stdout.read().split()]
-        child.wait()
-        model = Counter(-1, 500_000)
-        iteration = Checkpointer(model, str(folder)).resume_or_load("", resume=True)["iteration"]
-        assert torch.all(model.weight == iteration)
-        assert iteration >= max([newest, *reported])
-        newest = iteration
-    assert len(list(folder.iterdir())) <= 3 + 1 + 2 * times  # checkpoints, tag, unfinished files
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SAVER), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as saver:
+        for _ in range(times):
+            print(newest + 1, file=saver.stdin, flush=True)
+            pid, reported, waiting = 0, [], chance.randrange(1, 4)
+            while not pid or len(reported) < waiting:
+                line = saver.stdout.readline().split()
+                if line[0] == "pid":
+                    pid = int(line[1])
+                else:
+                    reported.append(int(line[0]))
+            time.sleep(chance.random() * 0.03)
+            os.kill(pid, signal.SIGKILL)
+            while (line := saver.stdout.readline().strip()) != "dead":
+                reported.append(int(line))
+            model = Counter(-1, 500_000)
+            loader = Checkpointer(model, str(folder))
+            iteration = loader.resume_or_load("", resume=True)["iteration"]
+            assert torch.all(model.weight == iteration)
+            assert iteration >= max([newest, *reported])
+            newest = iteration
+        saver.stdin.close()
+    # Three checkpoints, the tag, and what the last kills left unfinished: one for each name.
+    assert len(list(folder.iterdir())) <= 3 + 1 + 4
 
 
 def test_killed_saves_can_be_resumed(tmp_path):
-    _kill_while_saving(tmp_path, 3)
+    _kill_while_saving(tmp_path, 10)
 
 
 @pytest.mark.slow
