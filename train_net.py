@@ -8,27 +8,14 @@ r"""Train and evaluate the models of this package.
         images/
     torchrun --nproc-per-node 8 train_net.py --config-file ...
 
-Takes Detectron2's arguments; `python train_net.py --help` lists them.
+Takes Detectron2's arguments; `python train_net.py --help` lists them. `hrnet-d2 train` and
+`hrnet-d2 eval` do the same from the installed package.
 """
 
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
+import sys
 
-from hrnet_d2.engine import Trainer, argument_parser, device_of, evaluate, launch, setup
-
-
-def main(args):
-    cfg = setup(args)
-    if args.eval_only:
-        results = evaluate(cfg, resume=args.resume)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
-
+from hrnet_d2.cli import train
+from hrnet_d2.cli.errors import run
 
 if __name__ == "__main__":
-    arguments = argument_parser().parse_args()
-    launch(main, arguments, device=device_of(arguments))
+    sys.exit(run(train.main, sys.argv[1:], "train_net.py"))

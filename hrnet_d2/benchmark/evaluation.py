@@ -1,10 +1,11 @@
-"""A COCO dataset and its detections out of random numbers, to time evaluators."""
+"""A COCO dataset and its detections, made of random numbers to time evaluators."""
 
 import json
 import math
 import os
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -39,7 +40,7 @@ def synthetic_coco(
         detections: of an image: noisy copies of its objects, and as many from nowhere.
     """
     rng = np.random.default_rng(seed)
-    dataset = {"info": {}, "images": [], "annotations": [], "categories": []}
+    dataset: dict[str, Any] = {"info": {}, "images": [], "annotations": []}
     dataset["categories"] = [{"id": i + 1, "name": f"class {i}"} for i in range(categories)]
     predictions = []
     for image_id in range(1, images + 1):

@@ -3,9 +3,11 @@
 import argparse
 import functools
 import time
+from typing import Any
 
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
@@ -18,7 +20,7 @@ __all__ = ["CLOCKS", "VARIANTS", "run_growth", "run_inference"]
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 # Arguments of ``optimize`` for what is measured on top of its defaults.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "fold": {"channels_last": False, "winograd": False},
     "direct": {"winograd": False},
     "channels-last": {"channels_last": True},
@@ -29,14 +31,14 @@ VARIANTS = {
     "bf16+cuda-graphs": {"dtype": torch.bfloat16, "cuda_graphs": True},
     "bf16+compile": {"dtype": torch.bfloat16, "compile": True},
 }
-GROWTH = {
+GROWTH: dict[str, list[Any]] = {
     "megapixels": [(400, 608), (608, 896), (800, 1216), (1120, 1696)],
     "proposals": [100, 300, 1000, 2000],
     "batch": [1, 2, 4],
 }
 
 
-def load_model(args: argparse.Namespace, config: str) -> torch.nn.Module:
+def load_model(args: argparse.Namespace, config: str) -> Any:
     """The plain model in eval mode, with random weights unless ``args.weights`` names a file."""
     torch.manual_seed(0)
     cfg = model_zoo.load_config(config, ["MODEL.DEVICE", args.device, *args.opts])
@@ -48,12 +50,12 @@ def load_model(args: argparse.Namespace, config: str) -> torch.nn.Module:
     return model
 
 
-def difference(plain, made) -> dict:
+def difference(plain: Instances, made: Instances) -> dict[str, Any]:
     """How far apart two lists of detections are, in order."""
     same = len(plain) == len(made) and torch.equal(plain.pred_classes, made.pred_classes)
     if not same or not len(plain):
         return {"detections": len(plain), "same_classes": same}
-    found = {"detections": len(plain), "same_classes": True}
+    found: dict[str, Any] = {"detections": len(plain), "same_classes": True}
     boxes = plain.pred_boxes.tensor - made.pred_boxes.tensor
     found["box_px"] = float(boxes.abs().max())
     found["score"] = float((plain.scores - made.scores).abs().max())
@@ -109,7 +111,7 @@ def run_growth(args: argparse.Namespace) -> list[dict]:
     """A row for each value of each axis of ``GROWTH``: seconds of the plain and optimized path."""
     rows = []
     model = load_model(args, args.config[0])
-    fast = optimize(model)
+    fast: Any = optimize(model)
     rpns = [m.proposal_generator for m in (model, fast) if hasattr(m, "proposal_generator")]
     kept = [(dict(rpn.post_nms_topk), dict(rpn.pre_nms_topk)) for rpn in rpns]
     for axis, values in GROWTH.items():

@@ -1,24 +1,23 @@
 """Alternated timing, time for each part, memory, and what the figures depend on."""
 
 import platform
-import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import torch
 import torchvision
-from torch import nn
 
 __all__ = [
-    "time_interleaved",
     "environment",
     "peak_memory",
     "resident_memory",
     "speedup",
     "summary",
+    "time_interleaved",
     "timed_parts",
 ]
 
@@ -64,21 +63,21 @@ def _synchronize(device: str) -> None:
 
 
 def time_interleaved(
-    calls: dict[str, Callable[[], object]],
+    calls: Mapping[str, Callable[[], object]],
     repeat: int,
     device: str,
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other in turn, so that a busy machine slows all alike.
+    """Seconds of each call, in turn, so that other load on the machine affects all alike.
 
     ``time.process_time`` as ``clock`` counts what the process itself computes, on all its threads:
-    for one thread on a machine that others use too.
+    for one thread on a machine that runs other jobs too.
     """
     for _ in range(warmup):
         for call in calls.values():
             call()
-    seconds = {name: [] for name in calls}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeat):
         for name, call in calls.items():
             _synchronize(device)
@@ -107,7 +106,7 @@ def speedup(first: list[float], second: list[float]) -> float:
 
 @contextmanager
 def timed_parts(
-    model: nn.Module, device: str, clock: Callable[[], float] = time.perf_counter
+    model: Any, device: str, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[dict[str, float]]:
     """Seconds that each part of a detector takes inside this context, by hooks.
 
@@ -115,23 +114,24 @@ def timed_parts(
     post-processing and input.  The dict fills up as the model runs.
     """
     parts: dict[str, float] = {}
-    modules = {
+    modules: dict[str, Any] = {
         "bottom_up": getattr(model.backbone, "bottom_up", None),
         "backbone": model.backbone,
         "proposals": getattr(model, "proposal_generator", None),
         "heads": getattr(model, "roi_heads", getattr(model, "head", None)),
     }
-    handles, starts = [], {}
+    handles = []
+    starts: dict[str, float] = {}
 
-    def start(name):
-        def hook(*_):
+    def start(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
             _synchronize(device)
             starts[name] = clock()
 
         return hook
 
-    def stop(name):
-        def hook(*_):
+    def stop(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
             _synchronize(device)
             parts[name] = parts.get(name, 0.0) + clock() - starts[name]
 
@@ -166,5 +166,5 @@ def _process_memory(entry: str) -> int:
     try:
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith(entry))
-    except OSError:  # not Linux: the most so far serves for both
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    except OSError as error:
+        raise RuntimeError("Memory of the CPU is measured on Linux only") from error

@@ -1,4 +1,6 @@
-"""Inputs and weights for measurements, that need no file."""
+"""Inputs and weights for measurements, without any file."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,7 +68,9 @@ def calibrate_random_weights(model: nn.Module, inputs: list[dict]) -> None:
     handles = []
     done = set()
 
-    def hook(module, _, output, deviation, mean):
+    def hook(
+        module: Any, output: torch.Tensor, deviation: float, mean: float
+    ) -> torch.Tensor | None:
         if id(module) in done or output.numel() < 2:
             return None
         done.add(id(module))
@@ -74,7 +78,8 @@ def calibrate_random_weights(model: nn.Module, inputs: list[dict]) -> None:
         module.weight.mul_(factor)
         if module.bias is not None:
             module.bias.copy_(mean - output.mean() * factor + module.bias * factor)
-        return output * factor + (mean - output.mean() * factor)
+        scaled: torch.Tensor = output * factor + (mean - output.mean() * factor)
+        return scaled
 
     for name, module in model.named_modules():
         last = name.rsplit(".", 1)[-1]
@@ -85,8 +90,14 @@ def calibrate_random_weights(model: nn.Module, inputs: list[dict]) -> None:
             elif name == "head.cls_score":
                 mean = -3.0
 
-            def bound(m, i, o, deviation=deviation, mean=mean):
-                return hook(m, i, o, deviation, mean)
+            def bound(
+                module: nn.Module,
+                _: Any,
+                output: torch.Tensor,
+                deviation: float = deviation,
+                mean: float = mean,
+            ) -> torch.Tensor | None:
+                return hook(module, output, deviation, mean)
 
             handles.append(module.register_forward_hook(bound))
     model.eval()

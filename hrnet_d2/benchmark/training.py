@@ -40,7 +40,7 @@ def switch_options(switch: str) -> list[str]:
     """Keys and values of a switch, or of several joined by "+".
 
     Raises:
-        ValueError: where one is unknown.
+        ValueError: if one is unknown.
     """
     names = switch.split("+")
     unknown = [name for name in names if name not in SWITCHES]
@@ -175,7 +175,7 @@ def _compare_curves(rows: list[dict], switches: list[str], seeds: list[int]) -> 
     """Mean distance of the curves: of switches by seed, and of the first switch's seeds."""
     curves = {(row["switch"], row["seed"]): row["means"] for row in rows}
 
-    def distance(a, b):
+    def distance(a: tuple[str, int], b: tuple[str, int]) -> float:
         pairs = zip(curves[a], curves[b], strict=True)
         return statistics.mean(abs(x - y) / x for x, y in pairs)
 

@@ -9,11 +9,13 @@ from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from hrnet_d2.file_io import atomic_write
 
+from .describing import describe
 from .download import fetch
 from .errors import CheckpointError
 from .loading import Checkpoint, load_file
@@ -48,6 +50,7 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         partial: bool = False,
+        cfg: CfgNode | None = None,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ):
@@ -56,19 +59,23 @@ class Checkpointer(DetectionCheckpointer):
             model: the model to load into and to save.
             save_dir: the folder that checkpoints are saved to and resumed from.
             partial: allow layers outside the backbone to differ from the file.
+            cfg: the model's full config; saved with its class names in every file, so that the
+                file alone is enough to predict.
             save_to_disk: whether this process saves; default: the main process.
             checkpointables: objects with ``state_dict`` and ``load_state_dict``, saved with the
                 model.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.partial = partial
+        self._description = {} if cfg is None else describe(cfg)
         self._resuming = False
         self._heuristics = False
         self._checkpoint: Checkpoint | None = None
         self._match: MatchResult | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save the model, the checkpointables and ``kwargs`` as ``name``.pth in ``save_dir``.
+        """Save the model, the checkpointables, the config that the checkpointer was given, and
+        ``kwargs`` as ``name``.pth in ``save_dir``.
 
         The file is written aside and renamed: a file that was there stays until the new one is
         complete. A model with NaN or infinite values is saved, and an error is logged.
@@ -79,6 +86,7 @@ class Checkpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        kwargs = {**self._description, **kwargs}
         if "://" in self.save_dir:  # not a local folder
             super().save(name, **kwargs)
             return

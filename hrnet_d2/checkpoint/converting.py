@@ -10,9 +10,10 @@ from torch import nn
 
 from hrnet_d2.file_io import atomic_write
 
+from .describing import stated_config
 from .download import fetch
 from .errors import CheckpointError
-from .formats import CLASS_NAMES
+from .formats import CLASS_NAMES, CONFIG
 from .loading import Checkpoint, load_file
 from .matching import match_to_model
 from .safetensors_file import write_safetensors
@@ -35,13 +36,22 @@ class Conversion:
     problems: list[str]
 
 
-def convert(source: str, target: str | None, model: nn.Module | None = None) -> Conversion:
+def convert(
+    source: str,
+    target: str | None,
+    model: nn.Module | None = None,
+    config: str | None = None,
+) -> Conversion:
     """Read a checkpoint, account for every tensor and, if that succeeds, write it in our format.
+
+    The file that is written brings its own settings, as the source does: class names, and a config
+    of everything that the source states.
 
     Args:
         source: a file or URL of any supported format.
         target: a ".pth" or ".safetensors" file to write; None to only check.
         model: a model that the checkpoint must match; without one, only names are checked.
+        config: a full config as YAML text to write, in place of what the source states.
 
     Returns:
         The account. If it lists problems, nothing was written.
@@ -66,7 +76,7 @@ def convert(source: str, target: str | None, model: nn.Module | None = None) -> 
         except CheckpointError as error:
             problems.append(str(error))
     if target is not None and not problems:
-        _write(checkpoint, target)
+        _write(checkpoint, target, config)
     return Conversion(checkpoint, _rows(checkpoint), problems)
 
 
@@ -83,16 +93,18 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _write(checkpoint: Checkpoint, target: str) -> None:
+def _write(checkpoint: Checkpoint, target: str, config: str | None) -> None:
     # A view of a larger tensor would take all of that tensor into the file.
     state = {name: value.contiguous().clone() for name, value in checkpoint.state.items()}
-    names = checkpoint.class_names
+    names = checkpoint.settings.class_names
+    if config is None:
+        config = stated_config(checkpoint.settings)
+    described: dict[str, Any] = {CONFIG: config, CLASS_NAMES: names}
+    described = {key: value for key, value in described.items() if value is not None}
     with atomic_write(target) as part:
         if target.endswith(".safetensors"):
-            text = {} if names is None else {CLASS_NAMES: "\n".join(names)}
-            write_safetensors(state, part, text)
-        else:
-            content: dict[str, Any] = {"model": state, "__author__": "hrnet_d2"}
             if names is not None:
-                content[CLASS_NAMES] = names
-            torch.save(content, part)
+                described[CLASS_NAMES] = "\n".join(names)
+            write_safetensors(state, part, described)
+        else:
+            torch.save({"model": state, "__author__": "hrnet_d2", **described}, part)

@@ -14,6 +14,7 @@ from .rebuilding import NotDense
 __all__ = ["Contents", "unwrap"]
 
 CLASS_NAMES = "class_names"
+CONFIG = "config"  # the full config as YAML, in files of this package
 # Of DataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
 _AVERAGE = "ema_"
@@ -29,6 +30,8 @@ class Contents:
         extras: everything else in a Detectron2 checkpoint (optimizer, iteration).
         class_names: names of the dataset's classes, if the file has them.
         version: the MMDetection version, if the file states it.
+        meta: MMDetection's account of the training: its config, classes, version; else empty.
+        config: the full config as YAML, in files of this package.
         wrapper: the key that holds the tensors; None if they are at the top level.
     """
 
@@ -37,6 +40,8 @@ class Contents:
     extras: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
     version: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
     wrapper: str | None = None
 
 
@@ -153,3 +158,6 @@ def _read_meta(contents: Contents, content: Mapping, text: Mapping[str, str]) ->
             break
     version = meta.get("mmdet_version")
     contents.version = version if isinstance(version, str) else None
+    contents.meta = meta
+    config = text.get(CONFIG, content.get(CONFIG))
+    contents.config = config if isinstance(config, str) else None

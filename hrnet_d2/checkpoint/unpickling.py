@@ -208,6 +208,7 @@ def _functions(**functions: Callable) -> dict[str, Any]:
 
 _NUMPY_ARRAYS = _functions(_reconstruct=_empty_array, scalar=_scalar)
 _NUMPY_BUFFERS = _functions(_frombuffer=_array_from_buffer)
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 _CONFIGS = ("Config", "ConfigDict")
 
 # Every name that a pickle may use: module to name to what stands for it.
@@ -249,16 +250,13 @@ _ALLOWED: dict[str, dict[str, Any]] = {
     "mmcv.utils.config": _stand_ins("mmcv.utils.config", *_CONFIGS),
     "addict.addict": _stand_ins("addict.addict", "Dict"),
     "argparse": _stand_ins("argparse", "Namespace"),
-    "pathlib": _stand_ins(
-        "pathlib", "Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"
-    ),
+    "pathlib": _stand_ins("pathlib", *_PATHS),
+    "pathlib._local": _stand_ins("pathlib._local", *_PATHS),  # as Python 3.13 writes them
 }
 _ALLOWED["torch"].update(
     **_functions(Size=_sequence(tuple)),
     **_stand_ins("torch", "device"),
 )
-# Python 3.13 pickles paths under another name.
-_ALLOWED["pathlib._local"] = _ALLOWED["pathlib"]
 
 
 def _find_name(module: str, name: str) -> Any:

@@ -1,41 +1,49 @@
 """Starting one process for each device: Detectron2's own launcher, or under torchrun."""
 
+import argparse
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from detectron2.config import CfgNode
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
+from hrnet_d2.config_file import ConfigError
+
 __all__ = ["launch", "limit_cpu_threads"]
 
+Job = Callable[[argparse.Namespace, CfgNode], Any]
 
-def launch(main: Callable, args, device: str) -> None:
-    """Run ``main(args)`` in every process of the job.
 
-    Under ``torchrun`` (its environment tells) this process is one of them already and joins the
-    others; ``--num-gpus`` and its kin have no effect then. Otherwise Detectron2's launcher starts
-    ``args.num_gpus`` processes on this machine.
+def launch(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Run ``main(args, cfg)`` in every process of the job.
+
+    Under ``torchrun`` (detected from its environment) this process is one of them already and
+    joins the others; ``--num-gpus`` and related flags are ignored. Otherwise Detectron2's launcher
+    starts ``args.num_gpus`` processes on this machine.
 
     Args:
         main: the job.
         args: of Detectron2's argument parser.
-        device: ``cfg.MODEL.DEVICE``; on "cpu" the processes talk by gloo.
+        cfg: of these arguments; with ``MODEL.DEVICE`` "cpu", or without a GPU, the processes use
+            the gloo backend.
 
     Raises:
-        ValueError: where more GPUs are asked for than there are.
+        ConfigError: if more GPUs are asked for than there are.
     """
-    on_cpu = device == "cpu"
+    on_cpu = cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()
     under_torchrun = dist.is_torchelastic_launched()
     local_size = int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else args.num_gpus
-    if not on_cpu and local_size > torch.cuda.device_count():
-        raise ValueError(
+    if cfg.MODEL.DEVICE != "cpu" and local_size > max(1, torch.cuda.device_count()):
+        raise ConfigError(
             f"{local_size} processes on this machine need as many GPUs, it has "
             f"{torch.cuda.device_count()}; to train on the CPU set MODEL.DEVICE cpu"
         )
     if under_torchrun:
-        _run_under_torchrun(main, args, local_size, on_cpu)
+        _run_under_torchrun(main, args, cfg, local_size, on_cpu)
         return
     if on_cpu:
         # Detectron2's launcher takes NCCL wherever it sees a GPU.
@@ -46,24 +54,26 @@ def launch(main: Callable, args, device: str) -> None:
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, cfg),
     )
 
 
-def _run_under_torchrun(main: Callable, args, local_size: int, on_cpu: bool) -> None:
+def _run_under_torchrun(
+    main: Job, args: argparse.Namespace, cfg: CfgNode, local_size: int, on_cpu: bool
+) -> None:
     if not on_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("gloo" if on_cpu else "nccl", init_method="env://")
     try:
         comm.create_local_process_group(local_size)
         comm.synchronize()
-        main(args)
+        main(args, cfg)
     finally:
         dist.destroy_process_group()
 
 
 def limit_cpu_threads() -> None:
-    """Give each process of this machine its share of the cores, where it runs on the CPU."""
+    """Give each process of this machine its share of the cores, if it runs on the CPU."""
     local_size = comm.get_local_size()
     if local_size > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.modeling import build_model
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.data import InferenceInput, check_image
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
 
 from .setup import available_device
 
@@ -34,18 +37,22 @@ class Predictor:
         metadata: of the first test dataset, or with the config's class names.
     """
 
-    def __init__(self, cfg: CfgNode, *, batch_size: int = 8, optimize: bool = True):
+    def __init__(self, cfg: CfgNode | str, *, batch_size: int = 8, optimize: bool = True):
         """
         Args:
-            cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
+            cfg: a full config, whose ``MODEL.WEIGHTS`` may be of any supported format; or a
+                checkpoint (path or URL), which brings its own; or a name of the model zoo, for the
+                published checkpoint.
             batch_size: the most images that run through the network at once.
             optimize: rewrite the network for faster inference as ``MODEL.OPTIMIZE`` says (by
                 default the same results to rounding).
 
         Raises:
-            ValueError: where the config names no weights.
+            ValueError: if the config names no weights.
         """
-        self.cfg = cfg.clone()
+        if not isinstance(cfg, CfgNode):
+            cfg = model_zoo.config_of(cfg)
+        self.cfg = apply_checkpoint_settings(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = available_device(self.cfg.MODEL.DEVICE)
         self.cfg.freeze()
@@ -70,7 +77,7 @@ class Predictor:
             given), or a list of them in the order of the images.
 
         Raises:
-            TypeError, ValueError: where something is no such image: its position and what it is.
+            TypeError, ValueError: if something is no such image: its position and what it is.
         """
         if not isinstance(images, list | tuple):
             return self._predict([self.prepare(images)])[0]
@@ -79,7 +86,7 @@ class Predictor:
                 check_image(image)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        outputs = [None] * len(images)
+        outputs: list[dict] = [{}] * len(images)
         for batch in self._batches(images):
             inputs = [self.prepare(images[i]) for i in batch]
             for i, output in zip(batch, self._predict(inputs), strict=True):
@@ -89,24 +96,26 @@ class Predictor:
     def _batches(self, images: Sequence[np.ndarray]) -> Iterator[list[int]]:
         """Positions of images that share their padded size.
 
-        More padding than an image has alone would change what the network sees at its border, so
-        only these run together: no pixel is wasted and results do not depend on the company.
+        More padding than an image needs alone would change what the network sees at its border, so
+        only these run together: results are independent of the other images in the batch.
         """
-        divisor = max(1, self.model.backbone.size_divisibility)
+        backbone: Any = self.model.backbone
+        divisor = max(1, backbone.size_divisibility)
         sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
-        for _, group in groupby(order, key=lambda i: sizes[i]):
-            group = list(group)
+        for _, same in groupby(order, key=lambda i: sizes[i]):
+            group = list(same)
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
 
     def _predict(self, inputs: list[dict]) -> list[dict]:
         with torch.no_grad():
-            return self.model(inputs)
+            outputs: list[dict] = self.model(inputs)
+        return outputs
 
 
 def _metadata(cfg: CfgNode) -> Metadata:
-    """Of the first test dataset; where that is not registered, the config's class names."""
+    """Of the first test dataset; if that is not registered, the config's class names."""
     if cfg.DATASETS.TEST:
         metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         if metadata.get("thing_classes") is not None or not cfg.DATASETS.CLASS_NAMES:

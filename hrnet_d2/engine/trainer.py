@@ -3,6 +3,8 @@
 import logging
 import os
 import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -13,12 +15,18 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
 )
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
 
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
+from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
@@ -35,12 +43,14 @@ class Trainer(DefaultTrainer):
             cfg: a full config.
 
         Raises:
-            ValueError: where the model's number of classes is not the dataset's, or the config's
+            ValueError: if the model's number of classes is not the dataset's, or the config's
                 precision is unknown; before anything is built.
         """
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_num_classes(cfg)
+        cfg = apply_checkpoint_settings(cfg, training=True)
+        cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
 
@@ -59,6 +69,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             partial=cfg.MODEL.PARTIAL_LOAD,
+            cfg=cfg,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -67,27 +78,28 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
-    def build_model(cls, cfg):
-        model = super().build_model(cfg)
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model: nn.Module = build_model(cfg)
+        logger.info("Model:\n%s", model)
         if cfg.MODEL.CHANNELS_LAST:
             # Convolutions take the format from their weights, and other layers from their input.
-            model = model.to(memory_format=torch.channels_last)
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
     @classmethod
-    def build_optimizer(cls, cfg, model):
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(
             cfg, dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         )
@@ -98,16 +110,17 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
 
     Args:
         cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
-        resume: take the last checkpoint of ``cfg.OUTPUT_DIR`` where there is one.
+        resume: take the last checkpoint of ``cfg.OUTPUT_DIR`` if there is one.
 
     Returns:
-        Metrics by task ("bbox", "segm") and name, on the main process; by dataset first where
-        there are several.
+        Metrics by task ("bbox", "segm") and name, on the main process; by dataset first if there
+        are several.
 
     Raises:
-        ValueError: where there is nothing to evaluate, or the numbers of classes disagree.
+        ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
     """
     check_num_classes(cfg, cfg.DATASETS.TEST)
+    cfg = apply_checkpoint_settings(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
@@ -116,27 +129,37 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     return Trainer.test(cfg, optimize_by_config(model, cfg))
 
 
-class _LossesReadAtOnce:
+class _LossesReadAtOnce(SimpleTrainer):
     """Reads all losses of an iteration from the device in one copy, instead of one for each."""
 
-    def _write_metrics(self, loss_dict, data_time, prefix="", iter=None):
+    def _write_metrics(
+        self,
+        loss_dict: Mapping[str, torch.Tensor],
+        data_time: float,
+        prefix: str = "",
+        iter: int | None = None,
+    ) -> None:
+        # The device is waited for only in iterations whose metrics are gathered.
+        if ((self.iter if iter is None else iter) + 1) % self.gather_metric_period:
+            return
         losses = torch.stack([loss.detach().float() for loss in loss_dict.values()]).cpu()
         loss_dict = dict(zip(loss_dict, losses, strict=True))
         super()._write_metrics(loss_dict, data_time, prefix, iter)
-
-
-class _SimpleTrainer(_LossesReadAtOnce, SimpleTrainer):
-    pass
 
 
 class _AMPTrainer(_LossesReadAtOnce, AMPTrainer):
     pass
 
 
-def step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
-    """What runs one iteration, in the precision of ``SOLVER.AMP``."""
+def step_trainer(
+    cfg: CfgNode,
+    model: nn.Module,
+    data_loader: Iterable[list[dict]],
+    optimizer: torch.optim.Optimizer,
+) -> SimpleTrainer:
+    """The object that runs one iteration, in the precision of ``SOLVER.AMP``."""
     if not cfg.SOLVER.AMP.ENABLED:
-        return _SimpleTrainer(model, data_loader, optimizer)
+        return _LossesReadAtOnce(model, data_loader, optimizer)
     if cfg.SOLVER.AMP.DTYPE == "float16":
         if cfg.MODEL.DEVICE == "cpu":
             raise ValueError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
@@ -146,19 +169,19 @@ def step_trainer(cfg: CfgNode, model, data_loader, optimizer) -> SimpleTrainer:
             f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {cfg.SOLVER.AMP.DTYPE!r}"
         )
     _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
-    return _SimpleTrainer(model, data_loader, optimizer)
+    return _LossesReadAtOnce(model, data_loader, optimizer)
 
 
-def _autocast_in_training(model: torch.nn.Module, device_type: str, dtype: torch.dtype) -> None:
+def _autocast_in_training(model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
     """Run the forward pass of ``model`` under autocast while it trains; bf16 needs no scaler."""
-    running = []
+    running: list[torch.autocast] = []
 
-    def enter(module, _):
+    def enter(module: nn.Module, _: Any) -> None:
         if module.training:
             running.append(torch.autocast(device_type, dtype=dtype))
             running[-1].__enter__()
 
-    def leave(*_):
+    def leave(*_: Any) -> None:
         if running:
             running.pop().__exit__(None, None, None)
 
@@ -167,7 +190,7 @@ def _autocast_in_training(model: torch.nn.Module, device_type: str, dtype: torch
 
 
 def _warn_of_recipe(cfg: CfgNode) -> None:
-    """Say so where the config departs from its recipe in a way that usually spoils training."""
+    """Log a warning if the config departs from its recipe in a way that usually spoils training."""
     solver = cfg.SOLVER
     batch, rate = solver.REFERENCE_BATCH_SIZE, solver.REFERENCE_LR
     if batch and batch != solver.IMS_PER_BATCH and rate == solver.BASE_LR:

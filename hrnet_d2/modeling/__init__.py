@@ -1,8 +1,9 @@
-"""Networks: tensors in, tensors out.  Importing this registers them with Detectron2."""
+"""Networks: tensors in, tensors out. Importing this registers them with Detectron2."""
 
 from .backbone.hrfpn import HRFPN, build_hrnetv2p_backbone
 from .backbone.hrnet import HRNet, build_hrnetv2_backbone
 from .backbone.resnet_fpn import build_norm_eval_resnet_fpn_backbone
+from .build import build_model
 from .matcher import MaxIoUMatcher
 from .meta_arch.fcos.fcos import FCOS
 from .meta_arch.fcos.head import FCOSHead
@@ -29,5 +30,6 @@ __all__ = [
     "MaxIoURPN",
     "build_hrnetv2_backbone",
     "build_hrnetv2p_backbone",
+    "build_model",
     "build_norm_eval_resnet_fpn_backbone",
 ]

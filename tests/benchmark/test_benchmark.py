@@ -10,6 +10,8 @@ from torch import nn
 
 from hrnet_d2.benchmark import inference, measuring, plotting, training
 from hrnet_d2.benchmark.evaluation import compare_evaluators
+from hrnet_d2.cli import benchmark
+from hrnet_d2.config_file import ConfigError
 from tests.memory import saved_for_backward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +28,7 @@ def _tool(name: str):
 def test_inference_figures(tmp_path):
     path = tmp_path / "out.json"
     words = f"inference --size 64 96 --repeat 2 --device cpu --json {path} --opts".split()
-    report = _tool("benchmark").main([*words, *TINY])
+    report = benchmark.measure([*words, *TINY])
     assert json.loads(path.read_text()) == json.loads(json.dumps(report))
     (row,) = report["results"]
     plain, fast = row["paths"]["plain"], row["paths"]["optimized"]
@@ -36,16 +38,15 @@ def test_inference_figures(tmp_path):
     assert fast["difference"]["same_classes"] and fast["difference"]["detections"] == 10
     assert fast["difference"]["box_px"] < 0.02 and fast["difference"]["score"] < 1e-4
     assert report["environment"]["torch"] == torch.__version__
-    assert "tools/benchmark.py inference" in report["command"]
+    assert "hrnet-d2 benchmark inference" in report["command"]
 
 
 def test_growth_table_and_plot(tmp_path, monkeypatch):
-    tool = _tool("benchmark")
     growth = {"megapixels": [(32, 64), (64, 96)], "proposals": [10, 20], "batch": [1, 2]}
     monkeypatch.setattr(inference, "GROWTH", growth)
     plot = tmp_path / "growth.png"
     words = f"growth --size 64 64 --repeat 1 --device cpu --plot {plot} --opts".split()
-    report = tool.main([*words, *TINY])
+    report = benchmark.measure([*words, *TINY])
     assert [row["axis"] for row in report["results"]] == [a for a in growth for _ in range(2)]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
@@ -68,7 +69,7 @@ def test_training_switches():
         "--switches",
         "plain",
     ]
-    (row,) = _tool("benchmark").main([*words, "--opts", *SMALL_HEADS])["results"]
+    (row,) = benchmark.measure([*words, "--opts", *SMALL_HEADS])["results"]
     assert row["switch"] == "plain" and row["speedup"] == 1 and row["images_per_second"] > 0
     # Weights, gradients and momentum of W18's backbone alone are 12 bytes a parameter.
     assert 12 * 10e6 < row["peak_memory_bytes"] < 4 * 2**30
@@ -78,7 +79,7 @@ def test_switches_combine_and_unknown_ones_are_named(capsys):
     plain = training.switch_options("plain")
     assert training.switch_options("plain+fused-sgd") == [*plain, "SOLVER.FUSED", "True"]
     with pytest.raises(SystemExit):
-        _tool("benchmark").parse_args(["train", "--switches", "plain+faster"])
+        benchmark.parse_args(["train", "--switches", "plain+faster"])
     assert "'faster'" in capsys.readouterr().err
 
 
@@ -86,7 +87,7 @@ def test_curves_compare_switches_and_seeds():
     config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
     words = f"curves --config {config} --switches plain default --seeds 1 2 --iterations 2"
     tiny = ["--device", "cpu", "--opts", "SOLVER.IMS_PER_BATCH", "1", "MODEL.HRNETV2P.WIDTH", "4"]
-    *rows, last = _tool("benchmark").main([*words.split(), *tiny])["results"]
+    *rows, last = benchmark.measure([*words.split(), *tiny])["results"]
     runs = {(row["switch"], row["seed"]): row["means"] for row in rows}
     assert runs.keys() == {(name, seed) for name in ("plain", "default") for seed in (1, 2)}
     assert all(len(means) == 2 for means in runs.values())
@@ -97,10 +98,33 @@ def test_curves_compare_switches_and_seeds():
 
 
 def test_data_figures():
-    rows = _tool("benchmark").main(["data", "--repeat", "1", "--device", "cpu"])["results"]
+    rows = benchmark.measure(["data", "--repeat", "1", "--device", "cpu"])["results"]
     steps = [row["step"] for row in rows]
     assert len(steps) == 8 and steps[:2] == ["read_opencv", "resize_opencv"]
     assert all(row["median_ms"] > 0 for row in rows)
+
+
+def test_fcos_postprocessing_figures():
+    words = "fcos-postprocessing --size 64 96 --objects 5 20 --repeat 1 --device cpu"
+    rows = benchmark.measure(words.split())["results"]
+    assert [set(row["paths"]) for row in rows] == [{"ours", "detectron2"}] * 2
+    for row in rows:
+        found = {path["found"] for path in row["paths"].values()}
+        assert len(found) == 1 and found.pop() > 0 and row["speedup"] > 0
+    assert rows[0]["candidates"] < rows[1]["candidates"]
+
+
+def test_htc_heads_figures():
+    words = "htc-heads --size 64 96 --proposals 5 --repeat 1 --device cpu"
+    rows = benchmark.measure(words.split())["results"]
+    assert [row["step"] for row in rows] == ["semantic branch", "boxes", "masks", "all"]
+    assert all(row["paths"]["plain"]["median_ms"] > 0 for row in rows)
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU"):
+        benchmark.measure(["inference", "--device", "cuda"])
 
 
 def test_evaluators_agree_on_synthetic_results():

@@ -1,17 +1,16 @@
 """Conversion: an account of every tensor, and a file that loads as the source does."""
 
-import importlib.util
 import os
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError, convert, load_file
+from hrnet_d2.cli import main
 from tests.checkpoint import samples
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ["red cell", "white cell", "platelet", "four", "five"]
 
 
@@ -115,11 +114,7 @@ def test_targets_that_cannot_be(file, tmp_path):
 
 @pytest.fixture(scope="module")
 def tool():
-    path = ROOT / "tools" / "convert_checkpoint.py"
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(main=lambda arguments: main(["convert", *arguments]))
 
 
 def test_the_tool_says_what_became_of_every_tensor(source, file, tmp_path, tool, capsys):

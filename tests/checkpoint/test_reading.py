@@ -98,7 +98,8 @@ def _payloads(marker):
         "builtins.exec": Payload(exec, command),
         "io.open": Payload(open, str(marker), "w"),
         "builtins.getattr": Payload(getattr, collections.OrderedDict, "fromkeys"),
-        "pathlib.Path.touch": Payload(pathlib.Path.touch, pathlib.Path(marker)),
+        # Python 3.13's own pickles name the module pathlib._local.
+        f"{pathlib.Path.__module__}.Path.touch": Payload(pathlib.Path.touch, pathlib.Path(marker)),
         "torch.storage._load_from_bytes": Payload(torch.storage._load_from_bytes, b""),
         "torch.serialization.load": Payload(torch.load, str(marker)),
         "numpy.memmap": Payload(np.memmap, str(marker), "uint8", "w+", 0, (4,)),
@@ -121,6 +122,18 @@ def test_malicious_pickles_are_refused_by_name_and_not_run(tmp_path, save, name)
     if name in ("builtins.eval", "builtins.exec", "io.open"):  # the payload is a real one
         pickle.loads(pickle.dumps(payload))
         assert marker.exists()
+
+
+def test_paths_as_python_3_13_writes_them(tmp_path):
+    content = {"state_dict": {"w": np.ones(3)}, "meta": {"work_dir": pathlib.PurePosixPath("a/b")}}
+    data = pickle.dumps(content, protocol=2)
+    module = pathlib.PurePosixPath.__module__.encode()
+    written = data.replace(b"c" + module + b"\n", b"cpathlib._local\n")
+    assert b"cpathlib._local\nPurePosixPath" in written
+    path = tmp_path / "model.pkl"
+    path.write_bytes(written)
+    read = read_file(str(path)).content
+    np.testing.assert_array_equal(read["state_dict"]["w"], np.ones(3))
 
 
 def test_a_pickle_cannot_alter_what_stands_for_classes_and_functions(tmp_path):

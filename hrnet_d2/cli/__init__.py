@@ -1,0 +1,49 @@
+"""The console script ``hrnet-d2 COMMAND``: one module for each command, imported when it is run."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "main"]
+
+# Name and summary; the module of the same name has ``main(arguments, prog)``.
+COMMANDS = {
+    "train": "train a model, on COCO or on custom data",
+    "eval": "evaluate a checkpoint",
+    "predict": "draw a model's detections on images",
+    "check": "check the annotations and images of custom data",
+    "convert": "convert a checkpoint to this package's names, and account for every tensor",
+    "benchmark": "measure speed, memory and loss curves",
+    "env": "print versions, hardware and threads, and check the installation",
+}
+WIDTH = max(map(len, COMMANDS))
+USAGE = "usage: hrnet-d2 COMMAND ...\n\n" + "".join(
+    f"  {name:{WIDTH}}  {summary}\n" for name, summary in COMMANDS.items()
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: the command and its arguments; default: those of this process.
+
+    Returns:
+        The exit status: 0, 1 if the command failed, 2 if the arguments are wrong.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE + "\nhrnet-d2 COMMAND --help lists the arguments of a command")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"hrnet-d2: there is no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr, end="")
+        return 2
+    from .errors import run
+
+    module = importlib.import_module(f"{__name__}.{name}")
+    return run(module.main, rest, f"hrnet-d2 {name}")

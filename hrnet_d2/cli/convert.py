@@ -1,0 +1,74 @@
+"""``hrnet-d2 convert SRC DST``: a checkpoint in this package's names, every tensor accounted for.
+
+``MODEL.WEIGHTS`` takes SRC as well as DST: conversion serves to share or check a checkpoint.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from detectron2.modeling import build_model
+from tabulate import tabulate
+from torch import nn
+
+from hrnet_d2 import model_zoo
+from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError, convert
+from hrnet_d2.checkpoint_config import checkpoint_settings, to_yaml
+
+__all__ = ["main"]
+
+DESCRIPTION = """
+Convert a checkpoint of MMDetection, official HRNet, timm or torchvision to this package's names.
+Prints what became of every tensor. DST (tensors only) is written if all of them are accounted for;
+otherwise the exit status is 1.
+"""
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Convert, print the account, and return 1 if a tensor is not accounted for."""
+    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
+    parser.add_argument("source", metavar="SRC", help="file or URL, of any supported format")
+    parser.add_argument("target", metavar="DST", help=".pth or .safetensors to write")
+    parser.add_argument("--config", help="name in the zoo, or file, of the model that it must fit")
+    parser.add_argument("--quiet", action="store_true", help="only the summary")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
+    args = parser.parse_args(arguments)
+
+    model = _build(args.config, args.opts) if args.config else None
+    conversion = convert(args.source, args.target, model, _config_text(args.source))
+    if not args.quiet:
+        print(tabulate(conversion.rows, headers=("in the file", "here", "shape", "")))
+    checkpoint = conversion.checkpoint
+    fates = Counter(row[3].split(":")[0] for row in conversion.rows)
+    print(f"\n{args.source}: names of {checkpoint.layout.value}")
+    print(
+        f"{len(conversion.rows)} tensors: {', '.join(f'{n} {fate}' for fate, n in fates.items())}"
+    )
+    if checkpoint.class_names is not None:
+        print(f"{len(checkpoint.class_names)} class names kept")
+    if conversion.problems:
+        print("\n".join(conversion.problems), file=sys.stderr)
+        print("Not every tensor is accounted for: nothing was written", file=sys.stderr)
+        return 1
+    print(f"{'Fits ' + args.config + '. ' if args.config else ''}Written to {args.target}")
+    return 0
+
+
+def _config_text(source: str) -> str | None:
+    """The full config that the source brings; None for a backbone, or settings that are not
+    supported here (which the conversion logs)."""
+    try:
+        settings = checkpoint_settings(source, keep=True)
+        cfg = model_zoo.config_from_checkpoint(source, keep=True)
+        cfg.MODEL.WEIGHTS = ""
+        return to_yaml(cfg, settings)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError:
+        return None
+
+
+def _build(config: str, options: list[str]) -> nn.Module:
+    model: nn.Module = build_model(model_zoo.load_config(config, [*options, "MODEL.DEVICE", "cpu"]))
+    return model

@@ -1,0 +1,29 @@
+"""How commands end: a message for errors that a user can act on, a traceback for the others."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from hrnet_d2.checkpoint import CheckpointError
+from hrnet_d2.config_file import ConfigError
+from hrnet_d2.data import DatasetError
+from hrnet_d2.model_zoo import ModelZooError
+
+__all__ = ["USER_ERRORS", "run"]
+
+# Their messages say what is wrong and what to do.
+USER_ERRORS = (CheckpointError, ConfigError, DatasetError, ModelZooError, OSError)
+
+
+def run(main: Callable[[Sequence[str], str], int], arguments: Sequence[str], prog: str) -> int:
+    """Run ``main(arguments, prog)`` and return the exit status.
+
+    Errors of the user's files and arguments are printed without a traceback.
+    """
+    try:
+        return main(arguments, prog)
+    except USER_ERRORS as error:
+        print(f"{prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130

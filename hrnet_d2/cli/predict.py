@@ -1,0 +1,160 @@
+"""``hrnet-d2 predict``: draw a model's detections on images; ``demo/demo.py`` calls this."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
+
+import hrnet_d2
+from hrnet_d2.config_file import ConfigError
+from hrnet_d2.data import ImageReadError, read_image
+from hrnet_d2.file_io import atomic_write
+
+__all__ = ["main"]
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGES_AT_ONCE = 32
+
+
+@dataclass
+class _Job:
+    """An image and where its drawing goes."""
+
+    source: Path
+    target: Path
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Draw the detections; the status is 1 if an image could not be read or written."""
+    args = _parse(arguments, prog)
+    jobs = _plan(args.input, Path(args.output))
+    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+    cfg = hrnet_d2.model_zoo.load_config(args.config_file, [*args.opts, *weights])
+    predictor = hrnet_d2.Predictor(cfg)
+    failed = 0
+    for start in range(0, len(jobs), IMAGES_AT_ONCE):
+        read: list[tuple[_Job, np.ndarray]] = []
+        for job in jobs[start : start + IMAGES_AT_ONCE]:
+            try:
+                read.append((job, read_image(str(job.source))))
+            except (ImageReadError, FileNotFoundError) as error:
+                failed += 1
+                print(f"{prog}: {error}", file=sys.stderr, flush=True)
+        outputs = predictor([image for _, image in read])
+        for (job, image), output in zip(read, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            instances = instances[instances.scores >= args.confidence_threshold]
+            _draw(image, instances, predictor.metadata, job.target)
+            print(f"{job.source}: {len(instances)} objects, {job.target}", flush=True)
+    print(f"{len(jobs) - failed} of {len(jobs)} images drawn in {args.output}")
+    return 1 if failed else 0
+
+
+def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=prog, description="Draw a model's detections on images.")
+    parser.add_argument(
+        "--config-file",
+        default="",
+        help="a path, or a name of the model zoo; default: the config that the checkpoint brings",
+    )
+    parser.add_argument("--weights", help="short for --opts MODEL.WEIGHTS")
+    parser.add_argument("--input", nargs="+", required=True, help="images, or folders of images")
+    parser.add_argument("--output", required=True, help="folder for the drawn images")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, help="least score to draw (default 0.5)"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="KEY VALUE pairs that override the config, such as MODEL.WEIGHTS checkpoint.pth",
+    )
+    return parser.parse_args(arguments)
+
+
+def _plan(inputs: Sequence[str], output: Path) -> list[_Job]:
+    """Where each drawing goes: no input is overwritten, and no drawing by another.
+
+    Raises:
+        FileNotFoundError: if an input does not exist or a folder has no image.
+        ConfigError: if the output is a file, or a drawing would replace an input.
+    """
+    sources = _find_images(inputs)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file: give a folder, which may be a new one")
+    names = _names(sources)
+    taken = {os.path.realpath(source) for source in sources}
+    jobs = [_Job(s, output / name) for s, name in zip(sources, names, strict=True)]
+    for job in jobs:
+        if os.path.realpath(job.target) in taken:
+            raise ConfigError(
+                f"The drawing of {job.source} would replace the input {job.target}: give another "
+                "folder as --output"
+            )
+    for folder in {job.target.parent for job in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    return jobs
+
+
+def _find_images(inputs: Sequence[str]) -> list[Path]:
+    """The images named, and those directly in the folders named, each once."""
+    found: list[Path] = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not images:
+                raise FileNotFoundError(f"There is no image in the folder {path}")
+            found += images
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"There is no image or folder {path}")
+    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _names(sources: Sequence[Path]) -> list[Path]:
+    """A file name for each image; those of equal names keep the folders that tell them apart."""
+    # Without regard to case, as some file systems compare names.
+    groups: dict[str, list[int]] = {}
+    names = [_drawn_name(source) for source in sources]
+    for i, name in enumerate(names):
+        groups.setdefault(name.lower(), []).append(i)
+    result = [Path(name) for name in names]
+    for same in groups.values():
+        if len(same) == 1:
+            continue
+        folders = [sources[i].resolve().parent for i in same]
+        shared = Path(os.path.commonpath(folders))
+        for i, folder in zip(same, folders, strict=True):
+            result[i] = folder.relative_to(shared) / names[i]
+    seen: set[str] = set()
+    for i, path in enumerate(result):
+        number = 2
+        while str(result[i]).lower() in seen:
+            result[i] = path.with_stem(f"{path.stem}_{number}")
+            number += 1
+        seen.add(str(result[i]).lower())
+    return result
+
+
+def _drawn_name(source: Path) -> str:
+    """The image's own name; a suffix that OpenCV may not write gets .png on top."""
+    return source.name if source.suffix.lower() in SUFFIXES else f"{source.name}.png"
+
+
+def _draw(image: np.ndarray, instances: Instances, metadata: Metadata, target: Path) -> None:
+    drawn = Visualizer(image[:, :, ::-1], metadata).draw_instance_predictions(instances)
+    pixels = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
+    written, data = cv2.imencode(target.suffix, pixels)
+    if not written:
+        raise OSError(f"OpenCV cannot write {target}")
+    with atomic_write(target) as part:
+        Path(part).write_bytes(data.tobytes())
