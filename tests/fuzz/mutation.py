@@ -18,7 +18,7 @@ _GLOBALS = (
     *(b"ctorch\nFloatStorage\n", b"ctorch\nfloat32\n", b"c_codecs\nencode\n"),
     *(b"cargparse\nNamespace\n", b"cmmengine.config\nConfigDict\n", b"ccopyreg\n_reconstructor\n"),
 )
-_ZIP_SIGNS = tuple(b"PK" + sign for sign in (b"\1\2", b"\3\4", b"\5\6", b"\6\6", b"\6\7", b"\7\x08"))
+_ZIP_SIGNS = (
     b"PK\x01\x02",
     b"PK\x03\x04",
     b"PK\x05\x06",
