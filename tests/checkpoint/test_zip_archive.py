@@ -14,6 +14,9 @@ from hrnet_d2.checkpoint import CheckpointError
 from hrnet_d2.checkpoint.reading import read_file
 from hrnet_d2.checkpoint.zip_archive import MAX_ENTRIES, ZipArchive
 
+# TorchScript is what must not run here, whatever PyTorch thinks of its future.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
 STATE = {"a": torch.arange(1000.0), "b": torch.arange(3)}
 
 
