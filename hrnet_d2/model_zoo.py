@@ -247,7 +247,7 @@ def published_file(address: str) -> Mapping[str, Any] | None:
 @functools.cache
 def _files() -> dict[str, Mapping[str, Any]]:
     """By digest."""
-    files = {}
+    files: dict[str, Mapping[str, Any]] = {}
     for row in _table().values():
         for file in (row, row.get("later"), row.get("v1")):
             if file is not None and file["url"] is not None:

@@ -121,7 +121,7 @@ MARCH_MULTI_SCALE = ([103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
 DECEMBER = ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395])
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("fcos")])
+@pytest.mark.parametrize("name", [name for name in LEAVES if name.startswith("fcos")])
 def test_the_input_of_each_fcos_file(name):
     row = model_zoo.info(name)
     if row["url"] is None:
@@ -139,15 +139,15 @@ def test_the_input_of_each_fcos_file(name):
 
 
 def test_files_of_1x_are_listed_with_their_numbers():
-    first = {name: row["v1"] for name in CONFIGS if "v1" in (row := model_zoo.info(name))}
+    first = {name: row["v1"] for name in LEAVES if "v1" in (row := model_zoo.info(name))}
     assert len(first) == 30
     digests = {re.search(r"-([0-9a-f]{8})\.pth$", file["url"])[1] for file in first.values()}
     assert len(digests) == 30
     for name, file in first.items():
         published = model_zoo.published_file(file["url"])
-        assert published["config"] == f"{name}.yaml"
+        assert published["config"] == name
         assert published["keys"]["MODEL.ARITHMETIC"] == "mmdet1"
-    w48 = first["htc/htc_hrnetv2p_w48_28e_coco"]
+    w48 = first["htc/htc_hrnetv2p_w48_28e_coco.yaml"]
     assert w48["url"].endswith("htc_hrnetv2p_w48_28e_20190810-a4274b38.pth")
     assert (w48["box_ap"], w48["mask_ap"]) == (47.0, 41.0)
     assert model_zoo.published_file("mine-0badf00d.pth") is None
