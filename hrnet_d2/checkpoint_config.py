@@ -193,11 +193,17 @@ def _set_classes(cfg: CfgNode, settings: Settings) -> None:
         settings.notes.append(f"the file names {len(names)} classes for a head of {number}")
         names = [*names, *(f"class {i}" for i in range(len(names), number))][:number]
     coco = _coco_names()
-    if (names is None and number != len(coco)) or (names is not None and names != coco):
+    if (names is None and number != len(coco)) or (names is not None and _other(names, coco)):
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
         cfg.DATASETS.CLASS_NAMES = names or []
     if names is None:
         settings.assumed.append("class names of COCO" if number == len(coco) else "no class names")
+
+
+def _other(names: list[str], others: list[str]) -> bool:
+    """Whether these are other classes; 1.x writes "traffic_light"."""
+    plain = [[name.replace("_", " ") for name in part] for part in (names, others)]
+    return plain[0] != plain[1]
 
 
 def _coco_names() -> list[str]:
@@ -232,7 +238,7 @@ def _merge_stored(cfg: CfgNode, stored: dict[str, Any], settings: Settings) -> N
         else:
             _set(cfg, {key: value}, settings.path)
     names = settings.class_names
-    if names and not cfg.DATASETS.CLASS_NAMES and names != _coco_names():
+    if names and not cfg.DATASETS.CLASS_NAMES and _other(names, _coco_names()):
         cfg.DATASETS.CLASS_NAMES = list(names)
     if unknown:
         settings.notes.append(f"keys that are unknown here are left out: {', '.join(unknown)}")
@@ -323,7 +329,7 @@ def _warn_of_differences(
         if key.startswith(_AT_TEST) and not _same(_get(cfg, key), value)
     ]
     names, wanted = _names(cfg), settings.class_names
-    if not training and names is not None and wanted is not None and names != wanted:
+    if not training and names is not None and wanted is not None and _other(names, wanted):
         differing.append(f"the classes {_listed(names)} (file: {_listed(wanted)})")
     differing += [f"not supported here: {text}" for text in settings.unsupported]
     differing += settings.notes

@@ -363,13 +363,11 @@ class _Reader:
                 raise _TooMuchError
             return result
         if isinstance(op, ast.Add):
-            kinds: tuple[Any, ...] = (str, list, tuple)
-            for kind in kinds:
-                if isinstance(left, kind) and isinstance(right, kind):
-                    if len(left) + len(right) > MAX_ITEMS:
-                        raise _TooMuchError
-                    self._work.spend((len(left) + len(right)) // 50)
-                    return left + right
+            if type(left) in (str, list, tuple) and type(left) is type(right):
+                if len(left) + len(right) > MAX_ITEMS:
+                    raise _TooMuchError
+                self._work.spend((len(left) + len(right)) // 50)
+                return left + right
         if isinstance(op, ast.Mult):
             times, items = (left, right) if type(left) is int else (right, left)
             if type(times) is int and isinstance(items, (str, list, tuple)):

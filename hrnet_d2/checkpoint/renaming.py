@@ -51,6 +51,9 @@ RPN: Table = (
     ("rpn_head.rpn_reg.*", "proposal_generator.rpn_head.anchor_deltas.*"),
 )
 BOX_HEAD: Table = (
+    ("roi_head.bbox_head.shared_convs.{i}.conv.*", "roi_heads.box_head.conv{i+1}.*"),
+    ("roi_head.bbox_head.shared_convs.{i}.gn.*", "roi_heads.box_head.conv{i+1}.norm.*"),
+    ("roi_head.bbox_head.shared_convs.{i}.bn.*", "roi_heads.box_head.conv{i+1}.norm.*"),
     ("roi_head.bbox_head.shared_fcs.{i}.*", "roi_heads.box_head.fc{i+1}.*"),
     ("roi_head.bbox_head.fc_cls.*", "roi_heads.box_predictor.cls_score.*"),
     ("roi_head.bbox_head.fc_reg.*", "roi_heads.box_predictor.bbox_pred.*"),
@@ -97,6 +100,13 @@ FCOS: Table = (
     ("bbox_head.fcos_reg.*", "head.bbox_pred.*"),
     ("bbox_head.fcos_centerness.*", "head.ctrness.*"),
     ("bbox_head.scales.{i}.scale", "head.scales.{i}.scale"),
+)
+
+# Towers without normalization have two layers for each convolution, not three.
+FCOS_PLAIN: Table = (
+    ("bbox_head.cls_convs.{i}.conv.*", "head.cls_subnet.{2i}.*"),
+    ("bbox_head.reg_convs.{i}.conv.*", "head.bbox_subnet.{2i}.*"),
+    *FCOS[4:],
 )
 
 ROI_HEADS = (
@@ -167,7 +177,9 @@ def _detector(names: list[str], backbone: Layout | None) -> Table:
     )
     if any(name.startswith("rpn_head.") for name in names):
         return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_2, *FPN_LATERAL, *RPN, *ROI_HEADS)
-    return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_3, *FCOS)
+    normalized = any(".gn." in name for name in names if name.startswith("bbox_head."))
+    head = FCOS if normalized else FCOS_PLAIN
+    return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_3, *head)
 
 
 def _pattern(theirs: str) -> re.Pattern:

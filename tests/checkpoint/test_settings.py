@@ -5,9 +5,12 @@ import logging
 import pytest
 import torch
 import yaml
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_anchor_generator, build_model
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint import CheckpointError
+from hrnet_d2.checkpoint import CheckpointError, load_file
+from hrnet_d2.checkpoint.matching import match_to_model
 from hrnet_d2.checkpoint_config import checkpoint_settings
 from tests.checkpoint import mmdet_files, mmdet_texts
 
@@ -185,6 +188,46 @@ def test_octaves_give_the_sizes_of_each_level(tmp_path):
     cfg = model_zoo.config_from_checkpoint(write(tmp_path, "faster_rcnn", values))
     expected = [[s * 4 * 2 ** (i / 3) for i in range(3)] for s in (4, 8, 16, 32, 64)]
     assert _close(plain(cfg)["MODEL.ANCHOR_GENERATOR.SIZES"], expected)
+
+
+def test_several_scales_and_ratios_are_in_the_order_of_the_files_outputs(tmp_path):
+    values = mmdet_texts.change(
+        mmdet_texts.build("faster_rcnn"), "model.rpn_head.anchor_generator.scales", [4, 8]
+    )
+    cfg = model_zoo.config_from_checkpoint(write(tmp_path, "faster_rcnn", values))
+    shape = [ShapeSpec(stride=stride) for stride in (4, 8, 16, 32, 64)]
+    anchors = build_anchor_generator(cfg, shape).cell_anchors[0]
+    # MMDetection: widths are stride * sqrt(1 / ratio) * scale, ratios first
+    widths = [4 * (1 / ratio) ** 0.5 * scale for ratio in (0.5, 1.0, 2.0) for scale in (4, 8)]
+    torch.testing.assert_close(anchors[:, 2] - anchors[:, 0], torch.tensor(widths))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_fcos_without_normalization_in_the_head(tmp_path, norm):
+    state = dict(mmdet_files.state("fcos"))
+    if not norm:
+        for name in [name for name in state if ".gn." in name]:
+            bias = state.pop(name)
+            state[name.replace(".gn.weight", ".conv.bias").replace(".gn.bias", ".conv.bias")] = bias
+    values = mmdet_texts.build("fcos")
+    values["model"]["bbox_head"]["norm_cfg"] = {"type": "GN", "num_groups": 32} if norm else None
+    torch.save({"meta": meta_of(values, "2.x"), "state_dict": state}, tmp_path / "a.pth")
+    cfg = model_zoo.config_from_checkpoint(str(tmp_path / "a.pth"))
+    assert cfg.MODEL.FCOS.NORM == ("GN" if norm else "")
+    assert cfg.MODEL.FCOS.NUM_CONVS == 4
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    match_to_model(load_file(str(tmp_path / "a.pth")), model)
+
+
+def test_soft_nms(tmp_path):
+    nms = {"type": "soft_nms", "iou_threshold": 0.5, "min_score": 0.01}
+    values = mmdet_texts.change(
+        mmdet_texts.build("cascade_mask_rcnn"), "model.test_cfg.rcnn.nms", nms
+    )
+    cfg = model_zoo.config_from_checkpoint(write(tmp_path, "cascade_mask_rcnn", values))
+    soft = cfg.MODEL.ROI_HEADS.SOFT_NMS
+    assert (soft.ENABLED, soft.MIN_SCORE) == (True, 0.01)
 
 
 def test_images_as_they_are(tmp_path):

@@ -52,7 +52,7 @@ def _read_anchors(head: Node, settings: Settings) -> None:
     # With several of both, MMDetection counts the scales of a ratio first, Detectron2 the ratios
     # of a scale, so that the outputs would change their places.
     if len(scales) > 1 and len(ratios) > 1 and generator("scale_major", default=True):
-        settings.keys["MODEL.ANCHOR_GENERATOR.NAME"] = "ScaleMajorAnchorGenerator"
+        settings.keys["MODEL.ANCHOR_GENERATOR.NAME"] = "RatioMajorAnchorGenerator"
     bases = bases if _numbers(bases) else strides
     settings.keys["MODEL.ANCHOR_GENERATOR.SIZES"] = [[b * s for s in scales] for b in bases]
     settings.keys["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [list(ratios)]
