@@ -81,15 +81,19 @@ class _InferenceOnly(nn.Module):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         self._check_unchanged()
-        # A pickle or copy has memory of its own: sent to another process, it would otherwise move
-        # the given model's weights to shared memory and follow their changes unnoticed.
-        memo: dict[int, Any] = {id(t): t for t in (*self.parameters(), *self.buffers())}
-        for t in self._shared:
-            own = t.detach().clone()
-            memo[id(t)] = nn.Parameter(own, False) if isinstance(t, nn.Parameter) else own
-        state = {**self.__getstate__(), "_shared": [], "_versions": []}
+        self._own_memory()
         # The class is made at run time, so it is named by the one that it is made from.
-        return _new_optimized, (type(self).__mro__[2],), copy.deepcopy(state, memo)
+        return _new_optimized, (type(self).__mro__[2],), self.__getstate__()
+
+    def _own_memory(self) -> None:
+        """Stop sharing memory with the model given.
+
+        Sent to another process, this copy would otherwise move the model's weights to shared
+        memory, and there follow their changes unnoticed.
+        """
+        shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared}
+        super()._apply(lambda t: t.clone() if t.untyped_storage().data_ptr() in shared else t)
+        self._shared, self._versions = [], []
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -171,8 +175,9 @@ def optimize(
     The copy is of a subclass of the model's class, with the same ``backbone``,
     ``preprocess_image`` and ``forward``, always in eval mode, and computes without gradients.  It
     shares the memory of the weights that it does not rewrite, but no tensor objects: moving or
-    converting the copy does not touch the model.  It can be copied and pickled (the result compiles
-    and captures CUDA graphs again, and shares no memory with the model) but cannot load weights.
+    converting the copy does not touch the model.  It can be copied and pickled (from then on it
+    shares no memory with the model; the result compiles and captures CUDA graphs again) but cannot
+    load weights.
     After the model's weights change, the copy raises ``RuntimeError``: optimize the model again.
 
     With the defaults results equal the model's to float rounding, on the CPU and on a GPU:

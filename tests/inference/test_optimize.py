@@ -32,6 +32,9 @@ CASES = {
     "fcos_hrnetv2p_w18": "fcos/fcos_hrnetv2p_w18_gn-head_4x4_1x_coco.yaml",
 }
 FASTER = "faster_rcnn_hrnetv2p_w18"
+TORCHS_OWN_WARNING = pytest.mark.filterwarnings(  # on importing its compiler
+    "ignore:.*torch.jit.script_method.*:DeprecationWarning"
+)
 
 
 @functools.cache
@@ -188,14 +191,17 @@ def _pickled(fast):
 @pytest.mark.parametrize("copied", [copy.deepcopy, _pickled])
 def test_no_copy_is_made_of_changed_weights(models, copied):
     model = copy.deepcopy(models(FASTER)[1])
-    fast, inputs = optimize(model), [_image()]
+    before, inputs = _state(model), [_image()]
+    fast, never_copied = optimize(model), optimize(model)
     expected, twin = _detect(fast, inputs)[0], copied(fast)
+    _assert_unchanged(model, before)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.9)
     with pytest.raises(RuntimeError, match="have changed since"):
-        copied(fast)
-    _assert_same(expected, _detect(twin, inputs)[0])  # has weights of its own
+        copied(never_copied)
+    for independent in (fast, twin):
+        _assert_same(expected, _detect(independent, inputs)[0])
 
 
 def test_changed_statistics_are_noticed(models):
@@ -268,6 +274,7 @@ def test_copies_and_moves(faster):
         pickled.load_state_dict({})
 
 
+@TORCHS_OWN_WARNING
 def test_copies_compile_what_the_model_compiled(faster):
     fast = optimize(faster, compile=True)
     for twin in (copy.deepcopy(fast), _pickled(fast)):
@@ -354,6 +361,7 @@ def test_a_size_that_cannot_be_captured_runs_eagerly(caplog):
     assert "running eagerly" in caplog.text
 
 
+@TORCHS_OWN_WARNING
 @pytest.mark.slow
 def test_compiled_backbone_serves_all_sizes(faster):
     fast, plain = optimize(faster, compile=True), optimize(faster)
