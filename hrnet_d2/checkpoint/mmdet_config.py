@@ -362,12 +362,12 @@ class _Reader:
             if isinstance(result, complex) or not abs(result) <= MAX_NUMBER:
                 raise _TooMuchError
             return result
-        if isinstance(op, ast.Add):
-            if type(left) in (str, list, tuple) and type(left) is type(right):
-                if len(left) + len(right) > MAX_ITEMS:
-                    raise _TooMuchError
-                self._work.spend((len(left) + len(right)) // 50)
-                return left + right
+        text_or_items = type(left) in (str, list, tuple) and type(left) is type(right)
+        if isinstance(op, ast.Add) and text_or_items:
+            if len(left) + len(right) > MAX_ITEMS:
+                raise _TooMuchError
+            self._work.spend((len(left) + len(right)) // 50)
+            return left + right
         if isinstance(op, ast.Mult):
             times, items = (left, right) if type(left) is int else (right, left)
             if type(times) is int and isinstance(items, (str, list, tuple)):
