@@ -71,8 +71,8 @@ def info(name: str) -> Mapping[str, Any]:
     Returns:
         "config" (its name), "url" of the checkpoint, "box_ap" and "mask_ap" on COCO val 2017,
         "memory_gb" of training on one GPU, "fps" on a V100 ("fps_later": measured again with later
-        software), "source"; None where not published. "later" where it was trained again: another
-        checkpoint with its own "url", "box_ap" and "source". "v1" where MMDetection 1.x published
+        software), "source"; None if not published. "later" if it was trained again: another
+        checkpoint with its own "url", "box_ap" and "source". "v1" if MMDetection 1.x published
         one: "url" (which no longer answers: for holders of the file), "box_ap", "mask_ap". What
         each file needs: "input" (of ``model_zoo.json``), "arithmetic" and, for FCOS, "topk_by".
 

@@ -134,7 +134,9 @@ class Checkpointer(DetectionCheckpointer):
         if "://" in self.save_dir:
             super().tag_last_checkpoint(last_filename_basename)
             return
-        with atomic_write(os.path.join(self.save_dir, LAST)) as part:
+        path = os.path.join(self.save_dir, LAST)
+        remove_leftovers(path)
+        with atomic_write(path) as part:
             Path(part).write_text(last_filename_basename, "utf-8")
 
     def has_checkpoint(self) -> bool:

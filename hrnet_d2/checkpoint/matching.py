@@ -25,11 +25,7 @@ _BACKBONE = "backbone.bottom_up."
 _BACKBONE_MARKS = ("transition1.0.0.weight", "res2.0.conv1.weight")
 # May be in only one of the two: counters that nothing reads, and values that the config sets.
 _OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std")
-_OBSOLETE = (
-    "anchor_generator.cell_anchors",
-    # HTC's first mask head had this layer, without a use, until February 2020.
-    "roi_heads.mask_head.0.conv_res.",
-)
+_OBSOLETE = ("anchor_generator.cell_anchors",)
 # What a part of a detector is called in the whole: a neck with its backbone, or the backbone.
 _LONE_PREFIX = {"bottom_up.": "backbone.", "": _BACKBONE}
 

@@ -27,7 +27,7 @@ def soft_nms(
         scores: (M,).
         classes: (M,) int64, from 0.
         iou_thresh: IoU up to which a box keeps its score.
-        min_score: boxes whose score falls below it are removed.
+        min_score: boxes that overlap a selected one are removed if their score is below this.
         topk: detections of all classes together, at most; negative is no limit.
 
     Returns:
@@ -70,7 +70,7 @@ def soft_nms(
         )
         iou = overlap / (areas.gather(1, best[:, None]) + areas - overlap)
         left = torch.where(iou > iou_thresh, left * (1 - iou), left)
-        left = left.masked_fill(left < min_score, -torch.inf)
+        left = left.masked_fill((iou > 0) & (left < min_score), -torch.inf)
         left = left.scatter(1, best[:, None], -torch.inf)
 
     every, every_score = torch.cat(selected), torch.cat(selected_scores)
