@@ -362,8 +362,8 @@ class _Reader:
             if isinstance(result, complex) or not abs(result) <= MAX_NUMBER:
                 raise _TooMuchError
             return result
-        addable = type(left) in (str, list, tuple) and type(left) is type(right)
-        if isinstance(op, ast.Add) and addable:
+        text_or_items = type(left) in (str, list, tuple) and type(left) is type(right)
+        if isinstance(op, ast.Add) and text_or_items:
             if len(left) + len(right) > MAX_ITEMS:
                 raise _TooMuchError
             self._work.spend((len(left) + len(right)) // 50)

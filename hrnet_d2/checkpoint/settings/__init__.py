@@ -146,6 +146,9 @@ def _read_age(
     major = "3.x" if third else "1.x" if first or converted else "2.x"
     settings.source = f"MMDetection {major}" if meta or values else ""
     keys["MODEL.ARITHMETIC"] = "mmdet1" if first or converted else "mmdet2"
+    if first or converted:  # a part of that arithmetic
+        for head in ("BOX", "MASK"):
+            keys.pop(f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO", None)
     if settings.family == "fcos":
         if third or (version is not None and version >= _PAIRS_SINCE):
             keys["MODEL.FCOS.TOPK_BY"] = "pairs"
