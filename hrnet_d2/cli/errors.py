@@ -6,12 +6,21 @@ from collections.abc import Callable, Sequence
 from hrnet_d2.checkpoint import CheckpointError
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import DatasetError
+from hrnet_d2.engine import DivergedError, MemoryExhaustedError
 from hrnet_d2.model_zoo import ModelZooError
 
 __all__ = ["USER_ERRORS", "run"]
 
 # Their messages say what is wrong and what to do.
-USER_ERRORS = (CheckpointError, ConfigError, DatasetError, ModelZooError, OSError)
+USER_ERRORS = (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    DivergedError,
+    MemoryExhaustedError,
+    ModelZooError,
+    OSError,
+)
 
 
 def run(main: Callable[[Sequence[str], str], int], arguments: Sequence[str], prog: str) -> int:

@@ -157,3 +157,29 @@ def test_unusable_precision_is_said(tmp_path, dtype, message):
     cfg = tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)
     with pytest.raises(ValueError, match=message):
         Trainer(cfg)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_resumed_run_with_a_seed_is_exact(tmp_path, workers):
+    """Images, augmentation and sampling continue where they were, to the bit."""
+    options = ["SOLVER.CHECKPOINT_PERIOD", "3", "DATALOADER.NUM_WORKERS", workers]
+
+    def run(name, stop=None):
+        seed_all_rng(1)
+        trainer = Trainer(tiny_config(tmp_path / name, *options))
+        trainer.resume_or_load(resume=True)
+        trainer.max_iter = stop or trainer.max_iter
+        trainer.train()
+        return trainer
+
+    whole = run("whole")
+    run("parts", stop=3)
+    # What a kill leaves behind: the periodic checkpoint, named as the last.
+    (tmp_path / "parts" / "model_final.pth").unlink()
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000002.pth")
+    resumed = run("parts")
+    assert resumed.start_iter == 3 and resumed.iter == whole.iter == 6
+    for (name, a), b in zip(
+        whole.model.named_parameters(), resumed.model.parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
