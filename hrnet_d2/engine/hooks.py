@@ -164,6 +164,10 @@ class Seeding(HookBase):
         self.stream = stream
         self.rank = rank
 
+    def before_train(self) -> None:
+        """Start the loader, which draws a random number when it starts."""
+        _ = self.trainer._trainer._data_loader_iter
+
     def before_step(self) -> None:
         """Seed Python, NumPy and torch (all devices)."""
         seed_all(self.stream.seed, self.rank, self.trainer.iter)

@@ -101,7 +101,7 @@ class Trainer(DefaultTrainer):
             found[found.index(saver)] = PeriodicCheckpointer(checkpointer, saver.period)
         found.append(Interruption(checkpointer))
         if self.cfg.SEED >= 0 and self._stream is not None:
-            found.insert(0, Seeding(self._stream, comm.get_rank()))
+            found.append(Seeding(self._stream, comm.get_rank()))
         return found
 
     def train(self) -> Any:

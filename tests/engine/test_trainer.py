@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.engine import Trainer, evaluate
 from tests.engine.tiny import tiny_config
 
@@ -35,7 +36,6 @@ def test_every_parameter_moves_and_losses_are_logged(trained):
 
 
 def test_a_run_killed_midway_resumes_where_it_was(tmp_path):
-    """Same images in both runs: a sampler that starts anew is part of Detectron2's resuming."""
     cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", "3")
     first = Trainer(cfg)
     first.resume_or_load(resume=False)
@@ -75,8 +75,12 @@ def test_evaluation_of_the_saved_checkpoint_is_that_of_the_model(trained):
 
 
 def test_nothing_to_evaluate_is_said(tmp_path):
-    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+    with pytest.raises(ConfigError, match="MODEL.WEIGHTS is empty"):
+        evaluate(tiny_config(tmp_path, "DATASETS.TEST", "('shapes_val',)"))
+    with pytest.raises(ConfigError, match="DATASETS.TEST names no dataset"):
         evaluate(tiny_config(tmp_path))
+    with pytest.raises(ConfigError, match="no dataset 'shapes_vall'.*did you mean shapes_val"):
+        Trainer(tiny_config(tmp_path, "DATASETS.TEST", "('shapes_vall',)"))
 
 
 def test_a_wrong_number_of_classes_is_refused_before_training(tmp_path):
