@@ -1,5 +1,6 @@
 """Hooks of the trainer: stop on a signal without losing work, and save no diverged weights."""
 
+import itertools
 import logging
 import os
 import random
@@ -165,8 +166,10 @@ class Seeding(HookBase):
         self.rank = rank
 
     def before_train(self) -> None:
-        """Start the loader, which draws a random number when it starts."""
-        _ = self.trainer._trainer._data_loader_iter
+        """Start the loader, which draws a random number when its first batch is asked for."""
+        step = self.trainer._trainer
+        batches = step._data_loader_iter
+        step._data_loader_iter_obj = itertools.chain([next(batches)], batches)
 
     def before_step(self) -> None:
         """Seed Python, NumPy and torch (all devices)."""
