@@ -81,7 +81,7 @@ def test_copies_predict_the_same(config):
     expected = boxes(predictor)
     for other in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
         assert np.array_equal(boxes(other), expected)
-        assert other.metadata.thing_classes == predictor.metadata.thing_classes
+        assert other.metadata.as_dict() == predictor.metadata.as_dict()
 
 
 def test_out_of_memory_names_the_task_and_the_keys(config):

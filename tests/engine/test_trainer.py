@@ -7,6 +7,7 @@ from detectron2.utils.env import seed_all_rng
 
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.engine import Trainer, evaluate
+from hrnet_d2.engine.trainer import step_trainer
 from tests.engine.tiny import tiny_config
 
 
@@ -187,3 +188,15 @@ def test_a_resumed_run_with_a_seed_is_exact(tmp_path, workers):
         whole.model.named_parameters(), resumed.model.parameters(), strict=True
     ):
         assert torch.equal(a, b), name
+
+
+def test_losses_are_read_in_gathered_iterations_only(tmp_path):
+    cfg = tiny_config(tmp_path)
+    model = torch.nn.Linear(1, 1)
+    step = step_trainer(cfg, model, [], torch.optim.SGD(model.parameters(), lr=1.0))
+    step.gather_metric_period = 2
+    loss = {"loss": torch.zeros((), device="meta")}  # which cannot be copied to the host
+    step._write_metrics(loss, 0.0, iter=0)
+    with pytest.raises(NotImplementedError):
+        step._write_metrics(loss, 0.0, iter=1)
+    step._write_metrics(loss, 0.0, iter=2)
