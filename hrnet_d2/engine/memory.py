@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+import cv2
 import torch
 
 __all__ = ["MemoryExhaustedError", "explain_out_of_memory"]
@@ -15,7 +16,7 @@ class MemoryExhaustedError(RuntimeError):
 
 @contextlib.contextmanager
 def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
-    """Replace the out-of-memory errors of torch, on the CPU or a GPU, by one that helps.
+    """Replace the out-of-memory errors of torch (CPU or GPU), NumPy and OpenCV by one that helps.
 
     Args:
         what: was being done, with its size.
@@ -26,7 +27,7 @@ def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, cv2.error) as error:
         if not _is_out_of_memory(error):
             raise
         where = (
@@ -56,4 +57,4 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _amount(text: str) -> str:
     found = re.search(r"allocate ([\d.]+ ?(?:bytes|[KMGT]iB))", text)
-    return f" (one tensor of {found[1]} did not fit)" if found else ""
+    return f" (one array of {found[1]} did not fit)" if found else ""

@@ -24,6 +24,10 @@ __all__ = ["Predictor"]
 
 logger = logging.getLogger(__name__)
 
+REMEDY = (
+    "the Predictor's batch_size, INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), or set "
+    "MODEL.OPTIMIZE.DTYPE bfloat16"
+)
 # The process that imported this module; a forked one has another number.
 _process = os.getpid()
 
@@ -84,7 +88,7 @@ class Predictor:
             TypeError, ValueError: if something is no such image: its position and what it is.
         """
         if not isinstance(images, list | tuple):
-            return self._predict([self.prepare(images)])[0]
+            return self._predict(self._prepare([images]))[0]
         for i, image in enumerate(images):
             try:
                 check_image(image)
@@ -92,7 +96,7 @@ class Predictor:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
         outputs: list[dict] = [{}] * len(images)
         for batch in self._batches(images):
-            inputs = [self.prepare(images[i]) for i in batch]
+            inputs = self._prepare([images[i] for i in batch])
             for i, output in zip(batch, self._predict(inputs), strict=True):
                 outputs[i] = output
         return outputs
@@ -111,6 +115,13 @@ class Predictor:
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
 
+    def _prepare(self, images: Sequence[np.ndarray]) -> list[dict]:
+        size = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        with explain_out_of_memory(
+            f"resizing {len(images)} images to {size[0]} pixels, at most {size[1]}", REMEDY
+        ):
+            return [self.prepare(image) for image in images]
+
     def _predict(self, inputs: list[dict]) -> list[dict]:
         _limit_threads_after_fork()
         height, width = inputs[0]["image"].shape[-2:]
@@ -119,8 +130,7 @@ class Predictor:
             explain_out_of_memory(
                 f"predicting on {len(inputs)} images at once, the first of {height} x {width} "
                 "pixels as resized",
-                "the Predictor's batch_size, INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), or "
-                "set MODEL.OPTIMIZE.DTYPE bfloat16",
+                REMEDY,
             ),
         ):
             outputs: list[dict] = self.model(inputs)

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -103,5 +104,7 @@ def fail(error):
 def test_errors_of_a_gpu_and_others():
     with pytest.raises(MemoryExhaustedError, match=r"of the GPU ran out while testing.*2.00 GiB"):
         fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    with pytest.raises(MemoryExhaustedError, match="of this machine.*99 bytes"):
+        fail(cv2.error("(-4:Insufficient memory) Failed to allocate 99 bytes"))
     with pytest.raises(RuntimeError, match="^shapes differ$"):
         fail(RuntimeError("shapes differ"))
