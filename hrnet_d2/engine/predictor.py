@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,8 @@ class Predictor:
             TypeError, ValueError: if something is no such image: its position and what it is.
         """
         if not isinstance(images, list | tuple):
-            return self._predict(self._prepare([images]))[0]
+            single: Any = images
+            return self._predict(self._prepare([single]))[0]
         for i, image in enumerate(images):
             try:
                 check_image(image)
