@@ -1,17 +1,22 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
-# A process for each core, one thread each; a file's tests share their fixtures.
+# A process for each core, one thread each; the tests of a file share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help env test test-slow lint demo clean
+.PHONY: help env test test-slow lint typecheck format docs wheel-check demo clean
 
 help:
-	@echo "make demo        set up, train a detector on built-in data, evaluate it, draw its detections"
-	@echo "make test        set up, run the tests"
-	@echo "make test-slow   set up, run the tests that take minutes"
-	@echo "make lint        set up, check the style"
-	@echo "make env         set up alone: .venv with everything in it"
-	@echo "make clean       remove what the other targets made"
+	@echo "make demo         set up, train a detector on built-in data, evaluate it, draw its detections"
+	@echo "make test         set up, run the tests"
+	@echo "make test-slow    set up, run the tests that take minutes"
+	@echo "make lint         set up, check style and types"
+	@echo "make typecheck    set up, check types only"
+	@echo "make format       set up, rewrite the code in the project's style"
+	@echo "make docs         set up, build the handbook: docs/_build/html/index.html"
+	@echo "make wheel-check  build the wheel, install it into a bare environment, predict with it"
+	@echo "make env          set up only: .venv with everything in it"
+	@echo "make clean        remove what the other targets made"
+	@echo "Another Python:   make env PYTHON=python3.12"
 
 env:
 	@tools/setup_env.sh $(PYTHON)
@@ -22,12 +27,26 @@ test: env
 test-slow: env
 	$(PYTEST) -m slow
 
-lint: env
+lint: typecheck
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+typecheck: env
+	$(RUN) -m mypy
+
+format: env
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+docs: env
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+wheel-check:
+	$(PYTHON) tools/check_wheel.py
 
 demo: env
 	$(RUN) demo/quick_start.py --output output/demo
 
 clean:
-	rm -rf .venv output build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv output build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

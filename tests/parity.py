@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +37,32 @@ class Case:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The weights by MMDetection's names."""
         spec = self.spec
-        arrays = reference_state_dict(spec["parameters"], spec["seed"])
-        return {name: torch.from_numpy(value) for name, value in arrays.items()}
+        arrays = reference_state_dict(spec["parameters"], spec["seed"], spec.get("gains", ()))
+        return OrderedDict((name, torch.from_numpy(value)) for name, value in arrays.items())
 
     def save_checkpoint(self, path) -> str:
-        """Write the weights as MMDetection would; returns the path."""
-        torch.save({"meta": {"epoch": 12, "iter": 1}, "state_dict": self.state_dict()}, path)
+        """Write the weights as MMDetection of the case's time would; returns the path."""
+        if "meta_config" not in self.spec:
+            torch.save({"meta": {"epoch": 12, "iter": 1}, "state_dict": self.state_dict()}, path)
+            return str(path)
+        spec = self.spec
+        meta = {"mmdet_version": spec["mmdet_version"], "config": spec["meta_config"]}
+        meta |= spec["meta"] | {"CLASSES": tuple(spec["meta"]["CLASSES"])}
+        checkpoint = {"meta": meta, "state_dict": self.state_dict()}
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
         return str(path)
 
     def configure(self, cfg) -> None:
-        """Set the case's input size on a config of the table, and its device."""
+        """Set the case's input and arithmetic on a config of the table, and its device."""
         cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST = self.spec["scale"]
         cfg.MODEL.DEVICE = "cpu"
+        if "arithmetic" in self.spec:
+            cfg.MODEL.ARITHMETIC = self.spec["arithmetic"]
+            cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = (
+                self.spec["pixel_mean"],
+                self.spec["pixel_std"],
+            )
+            cfg.INPUT.FORMAT = "RGB" if self.spec["to_rgb"] else "BGR"
 
     def inputs(self, cfg, training: bool = False) -> list[dict]:
         """The model's input for the resized image; with ground truth where ``training``."""
@@ -68,7 +83,7 @@ class Case:
 
 @functools.cache
 def load_case(name: str) -> Case:
-    """Case ``name``; its arrays must not be written to."""
+    """Case ``name``, such as "mmdet1/v1_htc_w18"; its arrays must not be written to."""
     with np.load(FOLDER / f"{name}.npz") as arrays:
         return Case(name, json.loads((FOLDER / f"{name}.json").read_text()), dict(arrays))
 
@@ -129,7 +144,7 @@ def training_step(model: torch.nn.Module, case: Case, cfg) -> dict[str, float]:
     with EventStorage(0):
         losses = model(case.inputs(cfg, training=True))
     sum(losses.values()).backward()
-    return {name: float(loss) for name, loss in losses.items()}
+    return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 def sample_everything(cfg) -> None:

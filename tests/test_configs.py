@@ -4,61 +4,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from hrnet_d2 import add_hrnet_config
 from hrnet_d2.data import set_num_classes
+from tests.configs import FOLDER, LEAVES, QUICK_START, family_leaves
+from tests.configs import load_config as load
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-LEAVES = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob("*/*_coco.yaml"))
-QUICK = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob("quick_start/*.yaml"))
 EPOCH = 7330  # iterations, 16 images each
 EPOCHS = {"1x": (8, 11, 12), "2x": (16, 22, 24), "20e": (16, 19, 20), "28e": (24, 27, 28)}
 
 
-def load(name: str) -> CfgNode:
-    cfg = get_cfg()
-    add_hrnet_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / name))
-    return cfg
-
-
-def family_leaves() -> list[str]:
-    """One leaf of each family: leaves of a family differ in width and schedule alone."""
-    return list({name.split("/")[0]: name for name in reversed(LEAVES)}.values())
-
-
 def test_the_table_is_complete():
-    widths = ("w18", "w32", "w40", "w48")
-    expected = {
-        f"{family}/{family}_hrnetv2p_{w}_{s}_coco.yaml"
-        for family, schedules in {
-            "faster_rcnn": ("1x", "2x"),
-            "mask_rcnn": ("1x", "2x"),
-            "cascade_rcnn": ("20e",),
-            "cascade_mask_rcnn": ("20e",),
-            "htc": ("20e",),
-        }.items()
-        for w in widths
-        for s in schedules
-    }
-    expected |= {f"htc/htc_hrnetv2p_{w}_28e_coco.yaml" for w in ("w40", "w48")}
-    expected |= {"htc/htc_x101_64x4d_fpn_28e_coco.yaml"}
-    expected |= {
-        f"fcos/fcos_hrnetv2p_{w}_gn-head_4x4_{s}_coco.yaml"
-        for w in ("w18", "w32")
-        for s in ("1x", "2x")
-    }
-    expected |= {f"fcos/fcos_hrnetv2p_{w}_gn-head_mstrain_640-800_4x4_2x_coco.yaml" for w in widths}
-    assert set(LEAVES) == expected and len(expected) == 39
+    found = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*_coco.yaml")}
+    assert found == set(LEAVES) and len(LEAVES) == 39
 
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_leaf_states_its_own_and_no_more(name):
-    assert len((CONFIGS / name).read_text().splitlines()) <= 12
+    assert len((FOLDER / name).read_text().splitlines()) <= 12
     cfg = load(name)
     stem = Path(name).stem
     if "hrnetv2p" in stem:
@@ -121,7 +87,7 @@ def batch(size=(96, 128)) -> list[dict]:
     return [with_objects, without]
 
 
-@pytest.mark.parametrize("name", family_leaves() + QUICK)
+@pytest.mark.parametrize("name", family_leaves() + QUICK_START)
 def test_trains_a_step_and_predicts(name):
     cfg = load(name)
     shrink(cfg)

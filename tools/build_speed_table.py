@@ -2,11 +2,12 @@
 """Write the tables of README.md and benchmarks/README.md from the figures in benchmarks/.
 
 python tools/build_speed_table.py            # rewrite both files between their markers
-python tools/build_speed_table.py --print    # the tables alone
+python tools/build_speed_table.py --print    # print the tables only
 """
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 
 from tabulate import tabulate
@@ -35,9 +36,10 @@ def _table(rows: list[list], columns: list[str]) -> str:
 def _place(report: dict) -> str:
     """Where a report was measured."""
     where = report["environment"]
-    place = f"{where.get('gpu', where['processor'])}, {where['threads']} threads"
+    threads = where["threads"]
+    place = f"{where.get('gpu', where['processor'])}, {threads} thread{'s' * (threads != 1)}"
     if any(result.get("clock") == "cpu" for result in report["results"]):
-        place += ", processor time of a shared machine"
+        place += ", CPU time on a shared machine"
     return f"{place} ({where['instructions']}), torch {where['torch'].split('+')[0]}"
 
 
@@ -46,7 +48,7 @@ def _measured(reports: list[dict], how: str) -> str:
 
 
 def inference_table(reports: list[dict]) -> str:
-    """Plain against optimized, a row for each config."""
+    """Plain and optimized, one row per config."""
     rows = []
     reports = _of_task(reports, "inference")
     for result in (result for report in reports for result in report["results"]):
@@ -61,11 +63,11 @@ def inference_table(reports: list[dict]) -> str:
                 f"{result['speedup']:.2f}x",
                 f"{apart['box_px']:.0e} px, score {apart['score']:.0e}"
                 if "box_px" in apart
-                else "see the file",
+                else "see the JSON file",
             ]
         )
-    columns = ["config", "image", "plain, s", "optimized, s", "faster by", "largest difference"]
-    how = "medians, both paths in turn in one run."
+    columns = ["config", "image", "plain, s", "optimized, s", "speedup", "largest difference"]
+    how = "medians, both paths interleaved in one run."
     return _table(rows, columns) + _measured(reports, how)
 
 
@@ -82,7 +84,7 @@ def parts_table(reports: list[dict]) -> str:
 
 
 def training_table(reports: list[dict]) -> str:
-    """An iteration with each switch."""
+    """Time and memory of an iteration for each set of switches."""
     reports = _of_task(reports, "train")
     rows = [
         [
@@ -96,14 +98,14 @@ def training_table(reports: list[dict]) -> str:
         for report in reports
         for result in report["results"]
     ]
-    columns = ["config", "images", "switches", "s an iteration", "against the first", "peak, GiB"]
+    columns = ["config", "images", "switches", "s/iter", "speedup vs. plain", "peak, GiB"]
     return _table(rows, columns) + _measured(
-        reports, "medians, all in turn in one run; memory in a process of its own."
+        reports, "medians, all interleaved in one run; memory measured in a separate process."
     )
 
 
 def growth_table(reports: list[dict]) -> str:
-    """Cost against pixels, proposals and batch."""
+    """Cost by image size, number of proposals and batch size."""
     reports = _of_task(reports, "growth")
     rows = []
     for result in (result for report in reports for result in report["results"]):
@@ -121,40 +123,43 @@ def growth_table(reports: list[dict]) -> str:
 
 
 def curves_table(reports: list[dict]) -> str:
-    """Mean losses over ten spans of training, and how far apart they are."""
+    """Mean losses over ten equal spans of training, and the distance between the curves."""
     reports = _of_task(reports, "curves")
     rows, notes = [], ""
     for report in reports:
         *runs, apart = report["results"]
-        rows += [[run["switch"], str(run["seed"]), *map(str, run["means"])] for run in runs]
+        for run in runs:
+            rows.append([run["switch"], str(run["seed"]), *(f"{m:.3f}" for m in run["means"])])
         others = ", ".join(
             f"{k} {v:.1%}" for k, v in apart["relative_distance_of_switches"].items()
         )
+        name, seeds = apart["reference"], apart["relative_distance_of_its_seeds"]
         notes += (
-            f"\n\nMean distance from `{apart['reference']}` of the same seed: {others}; between "
-            f"its seeds: {apart['relative_distance_of_its_seeds']:.1%}."
+            "\n\nEach column is the mean loss over a tenth of the run.\n"
+            f"Mean relative distance from `{name}` with the same seed: {others}.\n"
+            f"Between the two seeds of `{name}`: {seeds:.1%}."
         )
-    spans = [f"loss {i + 1}/10" for i in range(max(len(row) for row in rows) - 2)]
+    spans = [f"{i + 1}/10" for i in range(max(len(row) for row in rows) - 2)]
     return _table(rows, ["switches", "seed", *spans]) + notes
 
 
 def data_table(reports: list[dict]) -> str:
-    """Milliseconds of one image's data."""
+    """Milliseconds per image of each step."""
     reports = _of_task(reports, "data")
     rows = [[r["step"], f"{r['median_ms']:.1f}"] for report in reports for r in report["results"]]
-    return _table(rows, ["step", "ms an image"]) + _measured(reports, "medians, one process.")
+    return _table(rows, ["step", "ms/image"]) + _measured(reports, "medians, one process.")
 
 
 def evaluation_table(reports: list[dict]) -> str:
-    """Evaluators on the same results."""
+    """Time of each evaluator on the same results."""
     reports = _of_task(reports, "eval")
     rows, notes = [], ""
     for report in reports:
         *runs, last = report["results"]
         rows += [[r["evaluator"], str(r["images"]), f"{r['seconds']:.1f}"] for r in runs]
         notes += (
-            f"\n\n{last['speedup']}x; largest difference of {last['metrics']} metrics: "
-            f"{last['largest_difference']:.0e}."
+            f"\n\nSpeedup: {last['speedup']}x. The largest difference between the "
+            f"{last['metrics']} metrics is {last['largest_difference']:.0e}."
         )
     return _table(rows, ["evaluator", "images", "s"]) + notes
 
@@ -170,13 +175,19 @@ SECTIONS = {
 }
 
 
+def _wrap(command: str, width: int = 120) -> str:
+    """A shell command over several lines."""
+    lines = textwrap.wrap(command, width, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines)
+
+
 def all_tables(reports: list[dict]) -> str:
-    """Every table, with the commands that made its figures."""
+    """Every table, with the commands that produced its figures."""
     parts = []
     for title, (task, build) in SECTIONS.items():
         made = _of_task(reports, task)
         if made:
-            commands = "\n".join(report["command"] for report in made)
+            commands = "\n".join(_wrap(report["command"]) for report in made)
             parts.append(f"## {title}\n\n{build(reports)}\n\n```bash\n{commands}\n```")
     return "\n\n".join(parts)
 
@@ -185,7 +196,7 @@ def insert(text: str, table: str) -> str:
     """A file's text with the table between its markers.
 
     Raises:
-        ValueError: where the markers are missing.
+        ValueError: if the markers are missing.
     """
     if BEGIN not in text or END not in text:
         raise ValueError(f"the file needs the lines {BEGIN} and {END}")
@@ -194,14 +205,14 @@ def insert(text: str, table: str) -> str:
 
 
 def documents(reports: list[dict]) -> dict[Path, str]:
-    """The files that hold tables, and their tables."""
+    """The files that contain tables, and their tables."""
     short = f"{inference_table(reports)}\n\n{training_table(reports)}"
     return {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
 
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--print", action="store_true", help="do not touch the files")
+    parser.add_argument("--print", action="store_true", help="print the tables, write no file")
     args = parser.parse_args(argv)
     reports = load()
     if args.print:

@@ -25,26 +25,45 @@ if [ ! -x "$venv/bin/pip" ]; then
         fail "cannot make a virtual environment with $python (on Debian: apt install python3-venv)"
 fi
 
+# What pip's log says went wrong, most certain first.
 explain() {
+    local found
     if grep -qiE 'no space left|disk quota' "$log"; then
         fail "the disk is full ($log)"
-    elif grep -qiE 'temporary failure in name|failed to establish a new connection|network is unreachable|connection refused|max retries exceeded|no matching distribution found|resolutionimpossible|getaddrinfo' "$log"; then
-        fail "no network, or the package index lacks a version that is needed ($log)"
     fi
-    fail "$1 failed: $(grep -E '^ERROR' "$log" | tail -n 1) (see $log)"
+    if found=$(grep -m 1 -E 'The user requested \(constraint\)' "$log"); then
+        fail "a pip constraint of this machine excludes a pinned version: ${found##*(constraint) } ($log)"
+    fi
+    # pip also says this after a network error, but then it has seen no version at all.
+    if found=$(grep -m 1 -oE 'satisfies the requirement [^ ]+ .*from versions: [^n].*' "$log"); then
+        found=${found#satisfies the requirement }
+        fail "the package index has no ${found%% *} for Python $version; edit $2 or take another Python ($log)"
+    fi
+    if grep -qiE 'temporary failure in name|failed to establish a new connection|network is unreachable|connection refused|max retries exceeded|getaddrinfo|read timed out' "$log"; then
+        fail "no network, or the package index does not answer ($log)"
+    fi
+    if found=$(grep -m 1 -oE 'No matching distribution found for [^ ]+' "$log"); then
+        fail "the package index has no ${found##* } for Python $version ($log)"
+    fi
+    if grep -q 'ResolutionImpossible' "$log"; then
+        fail "the versions in $2 exclude each other on Python $version ($log)"
+    fi
+    fail "installing $1 failed: $(grep -E '^ERROR' "$log" | tail -n 1) (see $log)"
 }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@" >>"$log" 2>&1; }
 
+version=$("$venv/bin/python" -c 'import platform; print(platform.python_version())')
 : >"$log"
 echo "setup: installing into $venv (about 5 GB, some minutes; log in $log)"
-pip install -r requirements.txt || explain "installing requirements.txt"
+pip install -r requirements.txt || explain requirements.txt requirements.txt
 if ! "$venv/bin/python" -c 'import detectron2' 2>/dev/null; then
-    # The wheel's compiled part is for one version of Python; the rest serves any.
+    # The wheel's compiled part fits one Python and one torch, and is not needed: leave it out.
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     pip install --no-deps --only-binary=:all: --python-version 3.10 --target "$site" \
-        -r requirements-detectron2.txt || explain "installing Detectron2"
+        -r requirements-detectron2.txt || explain Detectron2 requirements-detectron2.txt
+    rm -f "$site"/detectron2/_C.*.so
 fi
-pip install --no-deps --no-build-isolation -e . || explain "installing this package"
+pip install --no-deps --no-build-isolation -e . || explain "this package" pyproject.toml
 "$venv/bin/python" -c 'import hrnet_d2' >>"$log" 2>&1 || fail "the installed package does not import (see $log)"
 rm -f "$venv"/ready-*
 touch "$stamp"

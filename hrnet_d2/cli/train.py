@@ -33,5 +33,7 @@ def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int
     parser = argument_parser(prog)
     args = parser.parse_args(arguments)
     args.eval_only = args.eval_only or eval_only
+    if args.weights:
+        args.opts += ["MODEL.WEIGHTS", args.weights]
     launch(job, args, model_zoo.load_config(args.config_file, args.opts))
     return 0

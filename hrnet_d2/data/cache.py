@@ -1,4 +1,4 @@
-"""The folder for what this package generates."""
+"""The cache folder, for files that this package generates."""
 
 import os
 import shutil
@@ -16,25 +16,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or "~/.cache/hrnet_d2").expanduser().absolute()
 
 
-def write_once(target: Path, write: Callable[[Path], None]) -> Path:
-    """Make ``target``, a file or folder, if it is not there, whole or not at all.
+def write_once(target: Path, write: Callable[[Path], object]) -> Path:
+    """Create ``target``, a file or folder, unless it exists; completely or not at all.
 
-    Several processes may do so at the same time: each writes its own copy beside the target, and
-    the first to finish puts it in place.
+    Several processes may do so at the same time: each writes its own copy in the same folder, and
+    the first to finish renames it into place.
 
     Args:
-        target: what to make.
-        write: makes it at the path that it is given.
+        target: what to create.
+        write: creates it at the path that it is given.
 
     Returns:
         ``target``.
 
     Raises:
-        OSError: the folder cannot be written; the message names it and the variable that moves it.
+        OSError: if the folder cannot be written; the message names it and the environment
+            variable that changes it.
     """
     if target.exists():
         return target
-    scratch = None
+    scratch: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -49,7 +50,7 @@ def write_once(target: Path, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise OSError(
             f"Cannot write {target}: {error}. Set the environment variable {VARIABLE} to a folder "
-            "with space that you may write to."
+            "with free space that you may write to"
         ) from error
     finally:
         if scratch is not None:

@@ -1,7 +1,9 @@
-"""From a dataset record, or an image in memory, to what the networks take."""
+"""From dataset records and images in memory to the inputs of the networks."""
 
 import copy
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +14,17 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 from fvcore.transforms.transform import Transform
 
-from .image_io import ImageReadError, check_image_size, read_image, read_label_map
-from .masks import rasterize
+from .image_io import (
+    MAX_PIXELS,
+    ImageReadError,
+    check_image_size,
+    read_image,
+    read_label_map,
+)
+from .masks import check_segmentation, check_segmentations, rasterize
 from .transforms import build_augmentation
 
-__all__ = ["HRNetDatasetMapper", "InferenceInput", "uses_semantic_maps"]
+__all__ = ["HRNetDatasetMapper", "InferenceInput", "check_image", "uses_semantic_maps"]
 
 
 def uses_semantic_maps(cfg: CfgNode) -> bool:
@@ -25,9 +33,9 @@ def uses_semantic_maps(cfg: CfgNode) -> bool:
 
 
 class HRNetDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with MMDetection's reading, resizing, masks and choice of boxes.
+    """Detectron2's mapper with MMDetection's image reading, resizing, masks and filtering of boxes.
 
-    Serves training and test loaders.  Images stay uint8 until the network normalizes them on its
+    For training and test loaders. Images stay uint8 until the network normalizes them on its
     device: the values are the same, and a quarter of the bytes is copied.
     """
 
@@ -43,21 +51,23 @@ class HRNetDatasetMapper(DatasetMapper):
         use_sem_seg: bool = False,
         sem_seg_classes: int = 183,
         sem_seg_ignore: int = 255,
-        **base,
+        max_pixels: int = MAX_PIXELS,
+        **base: Any,
     ):
         """
         Args:
-            is_train: give annotations along with the image.
+            is_train: return annotations along with the image.
             augmentations: applied to the image and all that goes with it.
             image_format: order of the channels, "BGR" or "RGB".
-            backend: "opencv" or "detectron2", what reads images. With "opencv" and masks as
-                bitmaps, polygons are rasterized at the size of the image file and the bitmaps go
-                through the augmentations, as in MMDetection; otherwise Detectron2's own handling.
-            min_box_size: boxes whose width or height is less, in pixels of the file, are dropped,
-                and those beside the image (MMDetection's ``CocoDataset``); 0 keeps all boxes.
+            backend: "opencv" or "detectron2", the library that reads images. With "opencv" and
+                bitmap masks, polygons are rasterized at the size of the image file and the bitmaps
+                go through the augmentations, as in MMDetection; otherwise as in Detectron2.
+            min_box_size: boxes that are narrower or shorter, in pixels of the file, or outside
+                the image are dropped (MMDetection's ``CocoDataset``); 0 keeps all boxes.
             use_sem_seg: read the semantic maps of records that have a "sem_seg_file_name".
-            sem_seg_classes: labels of maps are below this number,
-            sem_seg_ignore: or this one.
+            sem_seg_classes: number of classes of the maps; labels are less than it,
+            sem_seg_ignore: or equal to this value, which the loss ignores.
+            max_pixels: images with more pixels are refused before they are decoded.
             base: the other arguments of Detectron2's ``DatasetMapper``.
         """
         super().__init__(
@@ -68,6 +78,7 @@ class HRNetDatasetMapper(DatasetMapper):
         self.use_sem_seg = use_sem_seg and is_train
         self.sem_seg_classes = sem_seg_classes
         self.sem_seg_ignore = sem_seg_ignore
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -79,31 +90,38 @@ class HRNetDatasetMapper(DatasetMapper):
             use_sem_seg=uses_semantic_maps(cfg),
             sem_seg_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             sem_seg_ignore=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
         )
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
         """
         Args:
-            dataset_dict: a record in Detectron2's format; it is left as it is.
+            dataset_dict: a record in Detectron2's format; it is not modified.
 
         Returns:
             The record without its annotations, and with "image", (3, H, W) uint8, "height" and
-            "width" of the file; in training also "instances" and, where the record has a map and
-            the model uses it, "sem_seg", (H, W) int64.
+            "width" of the file; in training also "instances" and, if the record has a map and the
+            model uses it, "sem_seg", (H, W) int64.
 
         Raises:
-            FileNotFoundError: the image or the map is missing.
-            ImageReadError: one of them cannot be decoded or does not fit.
-            SizeMismatchError: the image's size is not the annotation's.
-            ValueError: an annotation is unusable; the message names the image.
+            FileNotFoundError: if the image or the map is missing.
+            ImageReadError: if one of them cannot be decoded, or their sizes differ.
+            SizeMismatchError: if the image's size is not the annotation's.
+            ValueError: if an annotation is unusable; the message names the image.
         """
         _keep_to_one_thread_in_workers()
         record = dict(dataset_dict)
         annotations = record.pop("annotations", None)
         sem_seg_file = record.pop("sem_seg_file_name", None)
 
-        image = read_image(record["file_name"], self.image_format, self.backend)
+        image = read_image(
+            record["file_name"],
+            self.image_format,
+            self.backend,
+            self.max_pixels,
+            annotated=annotations is not None,
+        )
         check_image_size(record, image)
         sem_seg = None
         if self.use_sem_seg and sem_seg_file is not None:
@@ -129,6 +147,12 @@ class HRNetDatasetMapper(DatasetMapper):
     ) -> None:
         """Replace "annotations" of the record by "instances"."""
         size = dataset_dict["height"], dataset_dict["width"]
+        for annotation in dataset_dict["annotations"]:
+            if not all(map(math.isfinite, annotation["bbox"])):
+                raise ValueError(
+                    f"Image {dataset_dict['file_name']} has a box of numbers that are not finite: "
+                    f"{annotation['bbox']}"
+                )
         # Floats, since NumPy would cut the fractions off when whole-numbered boxes are scaled.
         usable = [
             {**a, "bbox": [float(v) for v in a["bbox"]]}
@@ -141,16 +165,17 @@ class HRNetDatasetMapper(DatasetMapper):
             and self.backend == "opencv"
         )
         if self.use_instance_mask:
-            for annotation in usable:
-                if not _has_segmentation(annotation):
-                    raise ValueError(
-                        f"An object of image {dataset_dict['file_name']} (box "
-                        f"{annotation['bbox']}) has no segmentation, and this model learns "
-                        "masks (MODEL.MASK_ON). Train a model of boxes (faster_rcnn, cascade_rcnn "
-                        "or fcos configs), or give every object its outline."
-                    )
+            check_segmentations(
+                ((annotation, f"box {annotation['bbox']}") for annotation in usable),
+                f"image {dataset_dict['file_name']}",
+            )
         if not as_bitmaps:
-            # Detectron2's own way, which writes into the annotations.
+            for annotation in usable if self.use_instance_mask else ():
+                try:
+                    check_segmentation(annotation["segmentation"], *size)
+                except ValueError as error:
+                    raise ValueError(f"Image {dataset_dict['file_name']}: {error}") from error
+            # Detectron2's implementation writes into the annotations.
             dataset_dict["annotations"] = copy.deepcopy(usable)
             super()._transform_annotations(dataset_dict, transforms, image_shape)
             return
@@ -177,7 +202,7 @@ class HRNetDatasetMapper(DatasetMapper):
         instances.gt_masks = BitMasks(torch.from_numpy(masks))
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        # An object whose bitmap is empty stays, as in MMDetection: its box is at least a pixel.
+        # As in MMDetection, an object with an empty bitmap is kept: its box is at least a pixel.
         dataset_dict["instances"] = detection_utils.filter_empty_instances(instances, by_mask=False)
 
     def _is_usable(self, annotation: dict, height: int, width: int) -> bool:
@@ -197,18 +222,18 @@ class HRNetDatasetMapper(DatasetMapper):
 
     def _read_sem_seg(self, path: str, record: dict) -> np.ndarray:
         try:
-            labels = read_label_map(path)
+            labels = read_label_map(path, self.max_pixels)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"Semantic map {path} of image {record['file_name']} does not exist. Give the maps "
                 "of all images of the dataset, or train without the semantic branch "
-                "(MODEL.HTC.SEMANTIC_ON False)."
+                "(MODEL.HTC.SEMANTIC_ON False)"
             ) from error
         if labels.shape != (record["height"], record["width"]):
             raise ImageReadError(
                 f"Semantic map {path} is {labels.shape[1]} x {labels.shape[0]} pixels (width x "
                 f"height), its image {record['file_name']} is {record['width']} x "
-                f"{record['height']}: they must be the same."
+                f"{record['height']}: they must have the same size"
             )
         counts = np.bincount(labels.ravel(), minlength=256)
         if self.sem_seg_ignore < len(counts):
@@ -216,17 +241,17 @@ class HRNetDatasetMapper(DatasetMapper):
         unknown = np.flatnonzero(counts[self.sem_seg_classes :]) + self.sem_seg_classes
         if len(unknown):
             raise ImageReadError(
-                f"Semantic map {path} holds the labels {unknown.tolist()}, the model knows 0 to "
+                f"Semantic map {path} has the labels {unknown.tolist()}, the model knows 0 to "
                 f"{self.sem_seg_classes - 1} and {self.sem_seg_ignore} (ignored). Set "
-                "MODEL.SEM_SEG_HEAD.NUM_CLASSES to more than the greatest label of the maps."
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES to more than the greatest label of the maps"
             )
         return labels
 
 
 class InferenceInput:
-    """An image in memory as the network's input, through the steps of the test loader.
+    """Converts an image in memory to the network's input, as the test loader does.
 
-    ``InferenceInput(cfg)(image)`` gives what ``HRNetDatasetMapper(cfg, False)`` gives for the
+    ``InferenceInput(cfg)(image)`` equals what ``HRNetDatasetMapper(cfg, False)`` returns for the
     file of that image.
     """
 
@@ -234,16 +259,16 @@ class InferenceInput:
     def __init__(self, *, resize: T.Augmentation, image_format: str):
         """
         Args:
-            resize: of the test loader.
-            image_format: of the network's input, "BGR" or "RGB".
+            resize: the resize augmentation of the test loader.
+            image_format: channel order of the network's input, "BGR" or "RGB".
 
         Raises:
-            ValueError: another format.
+            ValueError: if the format is another one.
         """
         if image_format not in ("BGR", "RGB"):
             raise ValueError(
                 f'Images in memory are BGR and can be given as "BGR" or "RGB", not as '
-                f"INPUT.FORMAT {image_format!r}."
+                f"INPUT.FORMAT {image_format!r}"
             )
         self.resize = resize
         self.image_format = image_format
@@ -256,14 +281,14 @@ class InferenceInput:
     def __call__(self, image: np.ndarray) -> dict:
         """
         Args:
-            image: (H, W, 3) uint8, BGR, as ``cv2.imread`` gives it.
+            image: (H, W, 3) uint8, BGR, as returned by ``cv2.imread``.
 
         Returns:
             "image", (3, H', W') uint8 at the network's size, and "height" and "width", H and W.
 
         Raises:
-            TypeError: not an array, or not of uint8.
-            ValueError: not of three channels, or empty.
+            TypeError: if it is not a NumPy array of uint8.
+            ValueError: if it does not have three channels, or is empty.
         """
         check_image(image)
         height, width = image.shape[:2]
@@ -285,37 +310,40 @@ class InferenceInput:
 
 
 def check_image(image: np.ndarray) -> None:
+    """Check that ``image`` is a non-empty (H, W, 3) uint8 array.
+
+    Raises:
+        TypeError: if it is not a NumPy array of uint8.
+        ValueError: if it does not have three channels, or is empty.
+    """
     if not isinstance(image, np.ndarray):
         raise TypeError(
             f"An image must be a NumPy array (height, width, 3), got {type(image).__name__}. "
-            "Read files with cv2.imread, which returns None for those that it cannot read."
+            "Read files with cv2.imread, which returns None for those that it cannot read"
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
-            f"An image must have the shape (height, width, 3), blue first; got {image.shape}. "
-            "Convert gray images with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), images with alpha "
-            "with cv2.COLOR_BGRA2BGR."
+            f"An image must have the shape (height, width, 3), with channels in BGR order; got "
+            f"{image.shape}. Convert gray images with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), "
+            "images with alpha with cv2.COLOR_BGRA2BGR"
         )
     if image.size == 0:
-        raise ValueError(f"The image is empty: its shape is {image.shape}.")
+        raise ValueError(f"The image is empty: its shape is {image.shape}")
     if image.dtype != np.uint8:
         raise TypeError(
             f"An image must be of type uint8 with values 0 to 255, got {image.dtype}. Scale it and "
-            "convert it with astype(np.uint8)."
+            "convert it with astype(np.uint8)"
         )
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, C) to a contiguous (C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _has_segmentation(annotation: dict) -> bool:
-    segmentation = annotation.get("segmentation")
-    return segmentation is not None and len(segmentation) > 0
+    # A copy, also of images of one pixel: NumPy takes these for contiguous whatever their strides
+    # are, and torch does not take negative ones.
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 def _keep_to_one_thread_in_workers() -> None:
-    """OpenCV's own threads only compete where a loader has a process for each core."""
+    """One OpenCV thread per worker: loaders use a process per core, more threads only compete."""
     if torch.utils.data.get_worker_info() is not None and cv2.getNumThreads() > 1:
         cv2.setNumThreads(0)

@@ -11,8 +11,8 @@ from fvcore.transforms.transform import NoOpTransform, Transform
 
 __all__ = ["OpenCVResizeTransform", "ResizeKeepRatio", "build_augmentation", "keep_ratio_size"]
 
-# What nearest-neighbor resizing moves around unread, by size in bytes: OpenCV has no signed
-# 64-bit integers and returns 32 bits for them.
+# Types that nearest-neighbor resizing moves without looking at the values, by size in bytes:
+# OpenCV has no signed 64-bit integers and returns 32 bits for them.
 _CARRIERS = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
 
 
@@ -25,17 +25,17 @@ class OpenCVResizeTransform(Transform):
         """
         Args:
             h, w: size of the image.
-            new_h, new_w: its size afterwards.
+            new_h, new_w: its size after the resize.
             interp: OpenCV's interpolation flag for images.
 
         Raises:
-            ValueError: a side is less than one pixel.
+            ValueError: if a side is less than one pixel.
         """
         super().__init__()
         if min(h, w, new_h, new_w) < 1:
             raise ValueError(
                 f"Cannot resize an image of {w} x {h} pixels (width x height) to "
-                f"{new_w} x {new_h}: every side must be at least 1."
+                f"{new_w} x {new_h}: every side must be at least 1"
             )
         self._set_attributes(
             {"h": h, "w": w, "new_h": int(new_h), "new_w": int(new_w), "interp": interp}
@@ -47,7 +47,7 @@ class OpenCVResizeTransform(Transform):
         if img.shape[:2] != (self.h, self.w):
             raise ValueError(
                 f"This resize is for images of {self.w} x {self.h} pixels (width x height), "
-                f"got one of {img.shape[1]} x {img.shape[0]}."
+                f"got one of {img.shape[1]} x {img.shape[0]}"
             )
         if (self.new_h, self.new_w) == (self.h, self.w):
             return img
@@ -80,7 +80,7 @@ class ResizeKeepRatio(T.Augmentation):
     """Resize so that the shorter edge gets a length, unless the longer edge would exceed another;
     MMDetection's ``Resize(keep_ratio=True)``.
 
-    Takes the place of Detectron2's ``ResizeShortestEdge``, with the same arguments.
+    Replaces Detectron2's ``ResizeShortestEdge``, with the same arguments.
     """
 
     def __init__(
@@ -92,26 +92,26 @@ class ResizeKeepRatio(T.Augmentation):
         """
         Args:
             short_edge_length: with "choice", lengths to choose from; with "range", the least and
-                the greatest length to sample from. 0 leaves the image as it is.
+                the greatest length to sample from. 0 does not resize.
             max_size: the greatest length of the longer edge.
             sample_style: "choice" (uniformly among those given) or "range".
 
         Raises:
-            ValueError: unknown style, no length, or a range that is not two lengths.
+            ValueError: if the style is unknown, there is no length, or a range is not two lengths.
         """
         super().__init__()
         if isinstance(short_edge_length, int):
             short_edge_length = (short_edge_length, short_edge_length)
         short_edge_length = tuple(short_edge_length)
         if sample_style not in ("choice", "range"):
-            raise ValueError(f'Sampling must be "choice" or "range", got {sample_style!r}.')
+            raise ValueError(f'Sampling must be "choice" or "range", got {sample_style!r}')
         if sample_style == "range" and len(short_edge_length) != 2:
             raise ValueError(
                 'Sampling the short edge by "range" takes two lengths, the least and the greatest; '
-                f"got {short_edge_length}."
+                f"got {short_edge_length}"
             )
         if not short_edge_length:
-            raise ValueError("No length of the short edge is given (INPUT.MIN_SIZE_*).")
+            raise ValueError("No length of the short edge is given (INPUT.MIN_SIZE_*)")
         self._init(
             {
                 "short_edge_length": short_edge_length,
@@ -135,8 +135,8 @@ class ResizeKeepRatio(T.Augmentation):
 def keep_ratio_size(h: int, w: int, short_edge: int, max_size: int) -> tuple[int, int]:
     """Height and width after a resize that keeps the ratio, as ``mmcv.rescale_size`` rounds it.
 
-    One factor serves both sides. Detectron2 scales twice when the longer edge is the limit, and
-    ends one pixel apart for some sizes, such as 370 x 620 at (1333, 800).
+    Both sides are scaled by one factor. Detectron2 scales twice when the longer edge is the limit,
+    and differs by one pixel for some sizes, such as 370 x 620 at (1333, 800).
     """
     scale = min(max_size / max(h, w), short_edge / min(h, w))
     # At least one pixel: extreme strips would vanish otherwise.
@@ -144,12 +144,12 @@ def keep_ratio_size(h: int, w: int, short_edge: int, max_size: int) -> tuple[int
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """The geometric augmentations that ``cfg.INPUT`` asks for: crop, resize, flip, in this order.
+    """The geometric augmentations of ``cfg.INPUT``: crop, resize, flip, in this order.
 
     Crop and flip are for training only.
 
     Raises:
-        ValueError: INPUT.BACKEND or INPUT.RANDOM_FLIP has an unknown value.
+        ValueError: if INPUT.BACKEND or INPUT.RANDOM_FLIP has an unknown value.
     """
     if is_train:
         sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
@@ -160,7 +160,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     resize = {"opencv": ResizeKeepRatio, "detectron2": T.ResizeShortestEdge}.get(cfg.INPUT.BACKEND)
     if resize is None:
         raise ValueError(
-            f'INPUT.BACKEND must be "opencv" or "detectron2", got {cfg.INPUT.BACKEND!r}.'
+            f'INPUT.BACKEND must be "opencv" or "detectron2", got {cfg.INPUT.BACKEND!r}'
         )
     augmentations = [resize(sizes, max_size, style)]
     if is_train:
@@ -169,7 +169,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         flip = cfg.INPUT.RANDOM_FLIP
         if flip not in ("none", "horizontal", "vertical"):
             raise ValueError(
-                f'INPUT.RANDOM_FLIP must be "none", "horizontal" or "vertical", got {flip!r}.'
+                f'INPUT.RANDOM_FLIP must be "none", "horizontal" or "vertical", got {flip!r}'
             )
         if flip != "none":
             augmentations.append(

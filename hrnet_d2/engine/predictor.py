@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.modeling import build_model
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import InferenceInput, check_image
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
 
 from .memory import explain_out_of_memory
 from .setup import available_device
@@ -49,10 +51,12 @@ class Predictor:
         metadata: of the first test dataset, or with the config's class names.
     """
 
-    def __init__(self, cfg: CfgNode, *, batch_size: int = 8, optimize: bool = True):
+    def __init__(self, cfg: CfgNode | str, *, batch_size: int = 8, optimize: bool = True):
         """
         Args:
-            cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
+            cfg: a full config, whose ``MODEL.WEIGHTS`` may be of any supported format; or a
+                checkpoint (path or URL), which brings its own; or a name of the model zoo, for the
+                published checkpoint.
             batch_size: the most images that run through the network at once.
             optimize: rewrite the network for faster inference as ``MODEL.OPTIMIZE`` says (by
                 default the same results to rounding).
@@ -60,7 +64,9 @@ class Predictor:
         Raises:
             ConfigError: if the config names no weights, or a value in it cannot work.
         """
-        self.cfg = cfg.clone()
+        if not isinstance(cfg, CfgNode):
+            cfg = model_zoo.config_of(cfg)
+        self.cfg = apply_checkpoint_settings(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = available_device(self.cfg.MODEL.DEVICE)
         self.cfg.freeze()
@@ -109,7 +115,8 @@ class Predictor:
         More padding than an image needs alone would change what the network sees at its border, so
         only these run together: results are independent of the other images in the batch.
         """
-        divisor = max(1, self.model.backbone.size_divisibility)
+        backbone: Any = self.model.backbone
+        divisor = max(1, backbone.size_divisibility)
         sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
         for _, same in groupby(order, key=lambda i: sizes[i]):

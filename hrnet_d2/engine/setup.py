@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import configure_custom_data
@@ -59,6 +60,11 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
         "--overwrite",
         action="store_true",
         help="delete the checkpoints of an earlier run in OUTPUT_DIR and start a new one",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="short for MODEL.WEIGHTS FILE; without --config-file the checkpoint brings its config",
     )
     custom = parser.add_argument_group("custom data (COCO JSON)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
@@ -106,6 +112,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
         if args.train_data:
             _shorten_checkpoint_period(cfg)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    cfg = apply_checkpoint_settings(cfg, training=not args.eval_only)
     cfg.freeze()
     check_config(cfg, train=not args.eval_only)
     check_datasets(cfg, train=not args.eval_only)

@@ -23,12 +23,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
 from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.modeling import build_model
+from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
 
 from . import run_folder
@@ -60,6 +63,8 @@ class Trainer(DefaultTrainer):
         check_config(cfg)
         check_datasets(cfg, train=True)
         check_num_classes(cfg)
+        cfg = apply_checkpoint_settings(cfg, training=True)
+        cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
 
@@ -78,6 +83,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             partial=cfg.MODEL.PARTIAL_LOAD,
+            cfg=cfg,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -224,7 +230,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model: nn.Module = super().build_model(cfg)
+        model: nn.Module = build_model(cfg)
+        logger.info("Model:\n%s", model)
         if cfg.MODEL.CHANNELS_LAST:
             # Convolutions take the format from their weights, and other layers from their input.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -266,6 +273,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     check_config(cfg, train=False)
     check_datasets(cfg, train=False)
     check_num_classes(cfg, cfg.DATASETS.TEST)
+    cfg = apply_checkpoint_settings(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):

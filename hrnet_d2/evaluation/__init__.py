@@ -1,5 +1,5 @@
-"""Metrics of predictions."""
+"""Metrics of predictions on COCO-style datasets."""
 
-from .coco_evaluation import FastCOCOEvaluator, build_evaluator
+from .coco_evaluation import CheckedCOCOEvaluator, FastCOCOEvaluator, build_evaluator
 
-__all__ = ["FastCOCOEvaluator", "build_evaluator"]
+__all__ = ["CheckedCOCOEvaluator", "FastCOCOEvaluator", "build_evaluator"]

@@ -1,4 +1,4 @@
-"""Binary masks to COCO's run-length encoding, in time that follows objects and not images."""
+"""Binary masks to COCO's run-length encoding, in time proportional to objects, not images."""
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -11,7 +11,7 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
     """COCO's compressed run-length encoding of full-image masks.
 
     The bytes are those of ``pycocotools.mask.encode``; only the rows and columns where a mask
-    has pixels are looked at one by one.
+    has pixels are examined one by one.
 
     Args:
         masks: (N, H, W) bool or uint8, on the CPU.
@@ -34,9 +34,9 @@ def _encode(mask: np.ndarray, height: int, width: int) -> dict:
         top, bottom = rows[0], rows[-1] + 1
         columns = np.flatnonzero(mask[top:bottom].any(axis=0))
         left, right = columns[0], columns[-1] + 1
-        # Runs go down the columns. A row of zeros under the crop ends each column's last run; where
-        # the crop reaches from top to bottom a run goes on in the next column, and both of its
-        # ends fall on one position, so that the pair cancels.
+        # Runs go down the columns. A row of zeros under the crop ends each column's last run. If
+        # the crop is as high as the image, a run may continue in the next column: then its end
+        # and the next start are at one position, and the pair is removed.
         crop = np.zeros((right - left, bottom - top + 2), np.uint8)
         crop[:, 1:-1] = mask[top:bottom, left:right].T != 0
         column, row = np.nonzero(crop[:, 1:] != crop[:, :-1])

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ class CUDAGraphs:
         self.warmup = warmup
         self._graphs: OrderedDict[tuple, tuple | None] = OrderedDict()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # Graphs belong to this process's device memory.
         return {**self.__dict__, "_graphs": OrderedDict()}
 

@@ -1,5 +1,7 @@
 """Convolution for inference: normalization folded in, sum and ReLU in the same pass."""
 
+from typing import Any, TypeAlias, cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,6 +9,8 @@ from torch import nn
 from hrnet_d2.layers.norm_folding import can_fold, scale_and_offset
 
 from . import winograd
+
+Pair: TypeAlias = tuple[int, int]
 
 __all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
 
@@ -57,10 +61,10 @@ class FusedConv2d(nn.Conv2d):
         super().__init__(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
+            cast(Pair, conv.kernel_size),
+            cast(Pair, conv.stride),
+            cast(Pair, conv.padding),
+            cast(Pair, conv.dilation),
             conv.groups,
             bias=False,
             padding_mode=conv.padding_mode,
@@ -75,11 +79,11 @@ class FusedConv2d(nn.Conv2d):
         self.use_onednn = self.use_onednn and not isinstance(conv.padding, str)
         self._packed: torch.Tensor | None = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # oneDNN's tensors can be neither copied nor saved; they are made again.
         return {**self.__dict__, "_packed": None}
 
-    def _apply(self, *args, **kwargs):
+    def _apply(self, *args: Any, **kwargs: Any) -> "FusedConv2d":
         self._packed = None
         return super()._apply(*args, **kwargs)
 
@@ -149,7 +153,7 @@ class FusedConv2d(nn.Conv2d):
 
 
 def can_fuse(conv: nn.Module) -> bool:
-    """Whether ``fuse_conv`` can take a layer."""
+    """Whether :func:`fuse_conv` accepts a layer."""
     activation = getattr(conv, "activation", None)
     return (
         isinstance(conv, nn.Conv2d)
@@ -160,11 +164,11 @@ def can_fuse(conv: nn.Module) -> bool:
     )
 
 
-def _is_relu(activation) -> bool:
+def _is_relu(activation: Any) -> bool:
     return activation in (F.relu, F.relu_, torch.relu) or isinstance(activation, nn.ReLU)
 
 
-def fuse_conv(conv: nn.Conv2d, **kwargs) -> FusedConv2d:
+def fuse_conv(conv: nn.Conv2d, **kwargs: Any) -> FusedConv2d:
     """A plain convolution, or Detectron2's with its ``norm`` and ``activation``, to one layer.
 
     Args:

@@ -1,4 +1,6 @@
-"""HRNet and HRFPN for inference: the same sums in fewer passes over memory."""
+"""HRNet and HRFPN for inference: the same sums with less memory traffic."""
+
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,14 @@ from torch import nn
 
 from hrnet_d2.layers.norm_folding import can_fold
 from hrnet_d2.modeling.backbone.hrfpn import HRFPN, upsample
-from hrnet_d2.modeling.backbone.hrnet import LEVELS, BasicBlock, Bottleneck, HRModule, HRNet
+from hrnet_d2.modeling.backbone.hrnet import (
+    LEVELS,
+    BasicBlock,
+    Bottleneck,
+    HRModule,
+    HRNet,
+    check_input_size,
+)
 
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 
@@ -34,9 +43,9 @@ def _is_list(module: nn.Module) -> bool:
     return isinstance(module, (nn.ModuleList, nn.Sequential))
 
 
-def _fuse(layers: nn.Sequential) -> nn.Sequential:
-    """Convolution, norm and perhaps ReLU, repeated, to one layer each; an upsampling is dropped."""
-    fused = []
+def _fuse(layers: Any) -> nn.Sequential:
+    """Sequences of convolution, norm and perhaps ReLU to one layer each, without upsampling."""
+    fused: list[Any] = []
     for module in layers:
         if isinstance(module, nn.Sequential):
             fused.extend(_fuse(module))
@@ -90,21 +99,24 @@ class _FusedModule(nn.Module):
 
     def __init__(self, module: HRModule):
         super().__init__()
+        branches: Any = module.branches
+        fuse_layers: Any = module.fuse_layers
         self.branches = nn.ModuleList(
-            nn.Sequential(*(_FusedBlock(block) for block in branch)) for branch in module.branches
+            nn.Sequential(*(_FusedBlock(block) for block in branch)) for branch in branches
         )
         self.paths = nn.ModuleList(
             nn.ModuleList(nn.Identity() if path is None else _fuse(path) for path in paths)
-            for paths in module.fuse_layers
+            for paths in fuse_layers
         )
-        for i, paths in enumerate(self.paths):
-            if i > 0:
-                paths[0][-1].relu = True  # summed last
+        all_paths: Any = self.paths
+        for paths in all_paths[1:]:
+            paths[0][-1].relu = True  # summed last
 
-    def forward(self, *xs: torch.Tensor) -> list[torch.Tensor]:
-        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+    def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        xs = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
         outputs = []
-        for i, paths in enumerate(self.paths):
+        all_paths: Any = self.paths
+        for i, paths in enumerate(all_paths):
             coarser = None
             for path, x in reversed(list(zip(paths[i + 1 :], xs[i + 1 :], strict=True))):
                 term = path[0](x)
@@ -134,7 +146,7 @@ class FusedHRNet(Backbone):
         self.stem = nn.Sequential(
             FusedConv2d(backbone.conv1, backbone.bn1, relu=True),
             FusedConv2d(backbone.conv2, backbone.bn2, relu=True),
-            *(_FusedBottleneck(block) for block in backbone.layer1),
+            *(_FusedBottleneck(cast(Bottleneck, block)) for block in backbone.layer1),
         )
         self.transitions = nn.ModuleList(
             [
@@ -155,16 +167,13 @@ class FusedHRNet(Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """As ``HRNet.forward``."""
-        if x.dim() != 4 or x.shape[-2] % 32 or x.shape[-1] % 32:
-            raise ValueError(
-                f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
-                f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
-            )
+        check_input_size(x)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         xs = [transition(x) for transition in self.transitions[:2]]
-        for stage, transition in zip(self.stages, (None, *self.transitions[2:]), strict=True):
+        stages: Any = self.stages
+        for stage, transition in zip(stages, (None, *self.transitions[2:]), strict=True):
             if transition is not None:
                 xs = [*xs, transition(xs[-1])]
             for module in stage:

@@ -1,18 +1,24 @@
 """Make a detector faster at inference.
 
-By default nothing changes but the order of float operations: the detections are the same to
-rounding.  What trades accuracy or start-up time is an argument each, and off.
+By default only the order of float operations changes: the detections are the same to rounding.
+Whatever trades accuracy or start-up time is an argument of its own, and off.
 """
+
+from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
@@ -20,17 +26,23 @@ from .cuda_graphs import CUDAGraphs
 from .fused_hrnet import FusedHRNet
 from .rewrite import rewrite_for_inference
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["is_optimized", "optimize", "optimize_by_config"]
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class _InferenceOnly:
+class _InferenceOnly(nn.Module):
     """What ``optimize`` puts before a model's own class: it runs, and does not train."""
 
-    _autocast: torch.dtype | None = None
+    # Set by ``optimize`` on each model.
+    _autocast: torch.dtype | None
+    _shared: list[torch.Tensor]
+    _versions: list[int]
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         if mode:
             raise RuntimeError(
                 "this model is optimized for inference and cannot train: its normalization layers "
@@ -39,7 +51,21 @@ class _InferenceOnly:
             )
         return super().train(False)
 
-    def forward(self, *args, **kwargs):
+    def _check_unchanged(self) -> None:
+        if [tensor._version for tensor in self._shared] != self._versions:
+            raise RuntimeError(
+                "the weights of the model that was given to hrnet_d2.optimize have changed since, "
+                "so this copy would run a mixture of old and new ones: call hrnet_d2.optimize again"
+            )
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._check_unchanged()
+        super()._apply(*args, **kwargs)
+        self._versions = [tensor._version for tensor in self._shared]
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_unchanged()
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self._autocast is not None:
@@ -50,6 +76,23 @@ class _InferenceOnly:
             for output in outputs:
                 _to_float32(output.get("instances"))
         return outputs
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # The class is made at run time, so a pickle or copy names the one that it is made from.
+        state = {**self.__getstate__(), "_shared": [], "_versions": []}
+        return _new_optimized, (type(self).__mro__[2],), state
+
+
+@functools.cache
+def _optimized_class(base: Callable[..., nn.Module]) -> type[_InferenceOnly]:
+    """A subclass keeps isinstance and every attribute, and changes nobody's class."""
+    return type(f"Optimized{base.__name__}", (_InferenceOnly, cast(type, base)), {})
+
+
+def _new_optimized(base: Callable[..., nn.Module]) -> nn.Module:
+    """An optimized model without state, for pickle and copy to fill."""
+    cls = _optimized_class(base)
+    return cls.__new__(cls)
 
 
 def _to_float32(instances: Instances | None) -> None:
@@ -81,7 +124,7 @@ class _OptimizedBackbone(Backbone):
     def padding_constraints(self) -> dict[str, int]:
         return self.inner.padding_constraints
 
-    def output_shape(self):
+    def output_shape(self) -> dict[str, ShapeSpec]:
         return self.inner.output_shape()
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -111,9 +154,11 @@ def optimize(
 ) -> nn.Module:
     """A copy of a detector for fast inference; the model given stays as it is.
 
-    The copy is of the model's class, with the same ``backbone``, ``preprocess_image`` and
-    ``forward``, in eval mode for good; it shares the weights that it need not rewrite, and its
-    ``state_dict`` is its own, not to be saved.  It computes without gradients.
+    The copy is of a subclass of the model's class, with the same ``backbone``,
+    ``preprocess_image`` and ``forward``, always in eval mode, and computes without gradients.  It
+    shares the memory of the weights that it does not rewrite, but no tensor objects: moving or
+    converting the copy does not touch the model.  It can be copied and pickled (compiled parts and
+    CUDA graphs are built anew) but loads no weights; optimize again after changing the model's.
 
     With the defaults results equal the model's to float rounding, on the CPU and on a GPU:
     normalization is folded into convolutions; sums and ReLU run inside them; HRFPN concatenates
@@ -143,7 +188,8 @@ def optimize(
         The optimized copy; ``model`` itself where it is one already.
 
     Raises:
-        ValueError: where an argument is not one of the above.
+        ValueError: if an argument is not one of the above, or weights are NaN or infinite; the
+            message names the argument or the weights.
     """
     if is_optimized(model):
         return model
@@ -153,6 +199,8 @@ def optimize(
         raise ValueError(f"size_bucket must be a multiple of 32, got {size_bucket}")
     if dtype == torch.float32:
         dtype = None
+    _check_finite(model)
+    given = {p.untyped_storage().data_ptr() for p in model.parameters()}
     device = next(model.parameters()).device.type
     if channels_last is None:
         channels_last = device == "cpu" or dtype is not None
@@ -166,17 +214,22 @@ def optimize(
     wrapped = dtype is not None or cuda_graphs or size_bucket
     if wrapped and isinstance(getattr(model, "backbone", None), Backbone):
         model.backbone = _OptimizedBackbone(model.backbone, dtype, size_bucket, cuda_graphs).eval()
-    # A subclass made here keeps isinstance and every attribute, and changes nobody's class.
-    name = f"Optimized{type(model).__name__}"
-    model.__class__ = type(name, (_InferenceOnly, type(model)), {"_autocast": dtype})
-    return model
+    for module in model.modules():
+        module._register_load_state_dict_pre_hook(_refuse_state)
+    model.__class__ = _optimized_class(cast(Callable[..., nn.Module], type(model)))
+    optimized = cast(_InferenceOnly, model)
+    optimized._autocast = dtype
+    # A parameter over another one's storage counts the changes of both.
+    optimized._shared = [p for p in model.parameters() if p.untyped_storage().data_ptr() in given]
+    optimized._versions = [tensor._version for tensor in optimized._shared]
+    return optimized
 
 
 def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """:func:`optimize` as ``cfg.MODEL.OPTIMIZE`` says; ``model`` itself where it is off.
+    """:func:`optimize` as ``cfg.MODEL.OPTIMIZE`` says; ``model`` itself if that is off.
 
     Raises:
-        ValueError: where a key has a value that is not one of those its comment names.
+        ValueError: if a key has a value that is not one of those its comment names.
     """
     node = cfg.MODEL.OPTIMIZE
     if not node.ENABLED:
@@ -201,15 +254,44 @@ def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 def _copy_structure(model: nn.Module) -> nn.Module:
-    """A copy of the modules that shares the tensors."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in tensors})
+    """A copy of the modules whose parameters and buffers are new objects over the same storage.
+
+    Moving or converting the copy replaces its own tensors and leaves the model's alone.
+    """
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        memo.setdefault(id(buffer), buffer.detach())
+    return copy.deepcopy(model, memo)
+
+
+def _refuse_state(*_: Any) -> None:
+    raise RuntimeError(
+        "an optimized model cannot load weights: its layers are rewritten. Load them into the "
+        "model that was given to hrnet_d2.optimize, then optimize that"
+    )
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse NaN and infinity, which the fused ReLU of oneDNN would turn into zeros."""
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, (_BatchNorm, FrozenBatchNorm2d)):
+            tensors.update((f"{name}.{key}", buffer) for key, buffer in module.named_buffers())
+    tensors = {name: t for name, t in tensors.items() if t.is_floating_point() and not t.is_meta}
+    finite = {name: tensor.isfinite().all() for name, tensor in tensors.items()}
+    if not finite or bool(torch.stack(list(finite.values())).all()):  # read once
+        return
+    bad = [name for name, flag in finite.items() if not flag]
+    shown = ", ".join(bad[:4]) + (f", ... ({len(bad)} in all)" if len(bad) > 4 else "")
+    raise ValueError(f"the model has weights that are NaN or infinite: {shown}")
 
 
 def _repeated_modules(model: nn.Module) -> list[nn.Module]:
     """The modules of backbones that occur again and again: compiled once, run many times."""
     backbones = [m for m in model.modules() if isinstance(m, (FusedHRNet, HRNet))]
-    found = []
+    found: list[nn.Module] = []
     for backbone in backbones:
         stages = getattr(backbone, "stages", None)
         stages = [backbone.stage2, backbone.stage3, backbone.stage4] if stages is None else stages

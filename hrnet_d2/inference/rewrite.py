@@ -1,5 +1,7 @@
 """Rewrite a network's modules for inference, whatever the network is made of."""
 
+from typing import cast
+
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
@@ -59,7 +61,7 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
     elif isinstance(module, HRNet) and can_rewrite(module):
         new = FusedHRNet(module)
     elif can_fuse(module):
-        new = fuse_conv(module)
+        new = fuse_conv(cast(nn.Conv2d, module))
     elif isinstance(module, ROIAlign):
         new = FastROIAlign(module)
     else:

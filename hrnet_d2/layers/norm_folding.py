@@ -1,7 +1,11 @@
 """Normalization on running statistics as part of the convolution before it."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +13,13 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["NormFolding", "can_fold", "conv_norm", "scale_and_offset"]
+__all__ = ["NormFolding", "Vectors", "can_fold", "conv_norm", "scale_and_offset"]
+
+# Layer to its scale (C,) and offset (C,).
+Vectors: TypeAlias = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
+# The vectors of the pass that runs in this thread. They belong to the pass and not to a module, so
+# that a block called on its own, later or in another thread, cannot meet those of another pass.
+_PASS: ContextVar[Vectors | None] = ContextVar("hrnet_d2_norm_folding", default=None)
 
 
 def can_fold(norm: nn.Module | None) -> bool:
@@ -20,20 +30,20 @@ def can_fold(norm: nn.Module | None) -> bool:
 
 
 def scale_and_offset(
-    norm: nn.Module | SimpleNamespace, dtype: torch.dtype | None = None
+    norm: Any, dtype: torch.dtype | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two vectors that a layer on running statistics multiplies by and adds.
 
     Args:
-        norm: a layer for which ``can_fold`` holds, not None; or its tensors and eps alone.
+        norm: a layer for which :func:`can_fold` is true, not None; or its tensors and eps alone.
         dtype: to compute in; None is that of the statistics.
 
     Returns:
         (C,) and (C,), differentiable in the layer's weight and bias.
     """
     dtype = dtype or norm.running_mean.dtype
-    mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)
-    scale = (variance + norm.eps).rsqrt()
+    mean: torch.Tensor = norm.running_mean.to(dtype)
+    scale: torch.Tensor = (norm.running_var.to(dtype) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.to(dtype)
     offset = -mean * scale
@@ -43,11 +53,15 @@ def scale_and_offset(
 class NormFolding:
     """Normalization layers of a network that, in training, become part of their convolutions.
 
-    Where a layer holds its statistics it is a factor and an offset for each channel, which the
-    convolution's weights take up: the same result and the same gradients to float rounding.  The
-    map between the two layers, which normalization would keep for its gradient, does not come to
-    be, nor do the passes over it.  The vectors of all layers are computed together, in a few
-    kernels; what remains for each layer is a product the size of its weights.
+    A layer that keeps its statistics is a scale and an offset for each channel, which the
+    convolution's weights absorb: the same result and the same gradients to float rounding.  The
+    map between the two layers, which normalization would keep for its gradient, is never
+    materialized, which saves memory and memory traffic.  The vectors of all layers are computed
+    together, in a few kernels; what remains for each layer is a product the size of its weights.
+
+    The vectors live only as long as the pass that they were computed for: inside
+    :meth:`forward_pass`, and where activation checkpointing repeats a part of that pass, inside
+    :meth:`repeated`.  Anywhere else, :func:`conv_norm` runs the two layers one after the other.
     """
 
     def __init__(self, norms: Iterable[nn.Module]):
@@ -56,53 +70,64 @@ class NormFolding:
             norms: the layers; those that never fold, such as GroupNorm, may be among them.
         """
         self.norms = list(norms)
-        self._vectors: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __getstate__(self):
-        # The vectors belong to one pass and its graph.
-        return {**self.__dict__, "_vectors": {}}
+    def forward_pass(self) -> AbstractContextManager[None]:
+        """A context for one forward pass of the network, in which its layers fold.
 
-    def prepare(self) -> None:
-        """Compute the vectors for the pass that follows: call it first in a network's forward."""
-        self._vectors = {}
-        if not torch.is_grad_enabled():
-            return
+        Without gradients, and under ``torch.compile``, which fuses by itself, nothing folds.
+        """
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.repeated(None)
         norms = [norm for norm in self.norms if _holds_statistics(norm)]
         norms = [norm for norm in norms if norm.eps == norms[0].eps]  # in practice all
+        vectors: Vectors = {}
         # Frozen layers apart: gradients through a common vector would reach down to them.
         for learns in (True, False):
-            self._prepare([norm for norm in norms if norm.weight.requires_grad == learns])
+            vectors.update(_vectors([n for n in norms if n.weight.requires_grad == learns]))
+        return self.repeated(vectors)
 
-    def _prepare(self, norms: list[nn.Module]) -> None:
-        if not norms:
-            return
-        names = ("running_mean", "running_var", "weight", "bias")
-        joined = {name: torch.cat([getattr(norm, name) for norm in norms]) for name in names}
-        scale, offset = scale_and_offset(SimpleNamespace(eps=norms[0].eps, **joined))
-        sizes = [len(norm.running_mean) for norm in norms]
-        vectors = zip(scale.split(sizes), offset.split(sizes), strict=True)
-        self._vectors.update(zip(norms, vectors, strict=True))
+    @staticmethod
+    def vectors_of_pass() -> Vectors | None:
+        """The vectors of the pass that is running, for :meth:`repeated`; None outside of one."""
+        return _PASS.get()
 
-    def vectors(self, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Scale and offset of a layer in this pass; None where it does not fold."""
-        return self._vectors.get(norm) if torch.is_grad_enabled() else None
+    @staticmethod
+    @contextlib.contextmanager
+    def repeated(vectors: Vectors | None) -> Iterator[None]:
+        """A context that runs a part of a pass again, with the vectors of that pass."""
+        token = _PASS.set(vectors)
+        try:
+            yield
+        finally:
+            _PASS.reset(token)
 
 
-def conv_norm(
-    conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor, folding: NormFolding | None
-) -> torch.Tensor:
-    """``norm(conv(x))``, as one convolution where ``folding`` says so.
+def _vectors(norms: list[nn.Module]) -> Vectors:
+    """Scales and offsets of layers with the same eps, computed together."""
+    if not norms:
+        return {}
+    names = ("running_mean", "running_var", "weight", "bias")
+    joined = {name: torch.cat([getattr(norm, name) for norm in norms]) for name in names}
+    scale, offset = scale_and_offset(SimpleNamespace(eps=norms[0].eps, **joined))
+    sizes = [norm.get_buffer("running_mean").numel() for norm in norms]
+    return dict(zip(norms, zip(scale.split(sizes), offset.split(sizes), strict=True), strict=True))
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``norm(conv(x))``, as one convolution inside a :meth:`NormFolding.forward_pass` of the layer.
 
     Args:
         conv: without bias.
         norm: any normalization layer.
         x: (N, C, H, W).
-        folding: of the network that the layers belong to, or None.
+
+    Returns:
+        (N, conv.out_channels, h, w).
     """
-    vectors = None if folding is None else folding.vectors(norm)
-    if vectors is None:
+    vectors = _PASS.get()
+    if vectors is None or norm not in vectors or not torch.is_grad_enabled():
         return norm(conv(x))
-    scale, offset = vectors
+    scale, offset = vectors[norm]
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(x, weight, offset, conv.stride, conv.padding, conv.dilation, conv.groups)
 

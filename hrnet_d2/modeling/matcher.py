@@ -1,4 +1,4 @@
-"""Assigning ground truth to anchors and proposals as MMDetection's ``MaxIoUAssigner`` does.
+"""Assigns ground truth to anchors and proposals as MMDetection's ``MaxIoUAssigner`` does.
 
 M = number of ground-truth boxes, R = number of anchors or proposals.
 """
@@ -10,11 +10,11 @@ __all__ = ["MaxIoUMatcher"]
 
 
 class MaxIoUMatcher(Matcher):
-    """Detectron2's ``Matcher`` with low-quality matches that have a floor and take effect.
+    """Detectron2's ``Matcher`` with MMDetection's rule for low-quality matches.
 
-    Where an object's best IoU reaches ``min_pos_iou``, every box with exactly that IoU becomes a
-    positive *of that object*, even if the box overlaps another object more; among several such
-    objects the last wins.  Detectron2's own matcher knows no floor, and leaves such a box with
+    If an object's best IoU reaches ``min_pos_iou``, every box with exactly that IoU becomes a
+    positive *of that object*, even if the box overlaps another object more; of several such
+    objects the last wins. Detectron2's own matcher has no such minimum, and assigns the box to
     the object that it overlaps most.
     """
 
@@ -48,7 +48,7 @@ class MaxIoUMatcher(Matcher):
             return super().__call__(match_quality_matrix)
         values, matches = match_quality_matrix.max(dim=0)
         labels = torch.full_like(matches, self.labels[0], dtype=torch.int8)
-        # The outer thresholds are -inf and inf, put there by Detectron2's constructor.
+        # Detectron2's constructor adds -inf and inf as the outer thresholds.
         for label, low in zip(self.labels[1:], self.thresholds[1:-1], strict=True):
             labels.masked_fill_(values >= low, label)
         if self.allow_low_quality_matches:

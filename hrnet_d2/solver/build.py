@@ -1,9 +1,9 @@
-"""Rules of the optimizer that Detectron2's own lacks, as keys that any config may use.
+"""Rules for the optimizer that Detectron2 does not have, as keys that any config may use.
 
-``SOLVER.CONV_BIAS_LR_FACTOR``, ``SOLVER.CONV_BIAS_WEIGHT_DECAY``: rate and decay of the biases of
-convolutions and linear layers, those of normalization layers left alone.
-``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: "full_model"``: clips the norm of the whole gradient, where
-Detectron2's "norm" clips each parameter's by itself.
+``SOLVER.CONV_BIAS_LR_FACTOR``, ``SOLVER.CONV_BIAS_WEIGHT_DECAY``: learning rate and weight decay of
+the biases of convolutions and linear layers, but not of normalization layers.
+``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: "full_model"``: clips the norm of the whole gradient, while
+Detectron2's "norm" clips that of each parameter separately.
 """
 
 import itertools
@@ -37,22 +37,22 @@ def get_optimizer_params(
     conv_bias_lr_factor: float = 1.0,
     conv_bias_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups, as few as there are pairs of rate and decay.
+    """Parameter groups, one for each pair of learning rate and weight decay.
 
-    As Detectron2's ``get_default_optimizer_params`` and, on top, the last two arguments. Follows
+    Detectron2's ``get_default_optimizer_params`` with two more arguments, the last two. Follows
     MMDetection's ``paramwise_cfg=dict(bias_lr_mult=..., bias_decay_mult=...)`` of the 2.x releases.
 
     Args:
         model: parameters that need no gradient are left out.
-        base_lr: learning rate of all that no factor is for.
-        weight_decay: None leaves it to the optimizer's own; so do the other decays.
+        base_lr: learning rate of parameters that no factor applies to.
+        weight_decay: None is the optimizer's own; the same holds for the other decays.
         weight_decay_norm: of normalization layers.
-        bias_lr_factor, weight_decay_bias: of every parameter called bias, of whatever layer.
-        conv_bias_lr_factor: of biases of convolutions and linear layers; 1 is off.
-        conv_bias_weight_decay: of the same.
+        bias_lr_factor, weight_decay_bias: of every parameter called bias, in any layer.
+        conv_bias_lr_factor: of biases of convolutions and linear layers; 1 turns it off.
+        conv_bias_weight_decay: of the same biases.
 
     Returns:
-        For ``torch.optim.SGD`` and its like.
+        What ``torch.optim`` optimizers take.
     """
     groups = get_default_optimizer_params(
         model,
@@ -76,7 +76,7 @@ def get_optimizer_params(
     ]
     if not override or not biases:
         return groups
-    # Of a parameter that is listed twice the later values hold.
+    # If a parameter is listed twice, the later values apply.
     return reduce_param_groups([*groups, {"params": biases, **override}])
 
 
@@ -85,26 +85,30 @@ def clip_full_model_gradient(
 ) -> torch.optim.Optimizer:
     """Make ``optimizer`` clip the norm of the gradient of all its parameters before each step.
 
-    With a ``GradScaler`` the gradients are unscaled by then, unless the optimizer is a fused one,
-    that unscales within its step: an error then.
+    With a ``GradScaler`` the gradients are unscaled by then, unless the optimizer is fused and
+    unscales within its step, which is an error.
 
     Args:
         optimizer: changed in place.
-        max_norm: the norm that the gradient has at most.
+        max_norm: largest norm of the gradient.
         norm_type: 2 is the Euclidean norm; see ``torch.nn.utils.clip_grad_norm_``.
 
     Returns:
         The same optimizer.
 
     Raises:
-        ValueError: where ``max_norm`` is not positive.
+        ValueError: if ``max_norm`` is not positive.
+        RuntimeError: at a step, if the optimizer is fused and the gradients are scaled.
     """
     if not max_norm > 0:
-        raise ValueError(f"the norm to clip the gradient at must be positive, got {max_norm}")
+        raise ValueError(f"the largest norm of the gradient must be positive, got {max_norm}")
 
-    def clip(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+    def clip(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if getattr(optimizer, "grad_scale", None) is not None:
-            raise RuntimeError("a fused optimizer would clip scaled gradients: build it unfused")
+            raise RuntimeError(
+                "a fused optimizer would clip gradients that are still scaled: build it with "
+                "fused=False"
+            )
         groups: Sequence[dict[str, Any]] = optimizer.param_groups
         parameters = itertools.chain.from_iterable(group["params"] for group in groups)
         nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
@@ -114,15 +118,15 @@ def clip_full_model_gradient(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD from ``cfg.SOLVER``, with Detectron2's keys and this package's.
+    """SGD from ``cfg.SOLVER``, by Detectron2's keys and this package's.
 
     Args:
         cfg: with ``hrnet_d2.add_hrnet_config`` applied.
         model: to optimize.
 
     Raises:
-        ValueError: where ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or ``SOLVER.FUSED`` would
-            meet scaled gradients to clip.
+        ValueError: if ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or ``SOLVER.FUSED`` would
+            clip scaled gradients.
     """
     solver = cfg.SOLVER
     clip = solver.CLIP_GRADIENTS
@@ -133,14 +137,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     scaled = solver.AMP.ENABLED and solver.AMP.DTYPE == "float16"
     if solver.FUSED and clip.ENABLED and scaled:
         raise ValueError(
-            "SOLVER.FUSED True would clip gradients still scaled for float16: set it False, or "
-            "SOLVER.AMP.DTYPE bfloat16"
+            "SOLVER.FUSED True would clip gradients that are still scaled for float16: set it to "
+            "False, or SOLVER.AMP.DTYPE to bfloat16"
         )
     decay = solver.CONV_BIAS_WEIGHT_DECAY
     groups = get_optimizer_params(
         model,
         solver.BASE_LR,
-        # Stated for every parameter, so that those of equal settings share a group.
+        # Set for every parameter, so that those with equal settings share a group.
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
@@ -154,7 +158,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
         weight_decay=solver.WEIGHT_DECAY,
-        # As in Detectron2: a few kernels for all parameters.
+        # As Detectron2 does: a few kernels for all parameters.
         foreach=not solver.FUSED,
         fused=solver.FUSED,
     )

@@ -1,4 +1,4 @@
-"""Small COCO datasets on disk, which tests break as they need."""
+"""Small COCO datasets on disk, which tests modify as they need."""
 
 import copy
 import json

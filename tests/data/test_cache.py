@@ -20,7 +20,7 @@ def test_written_once(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_whole_or_not_at_all(tmp_path):
+def test_interrupted_writes_leave_nothing(tmp_path):
     def write(path):
         path.mkdir()
         (path / "half").write_text("")
@@ -44,7 +44,7 @@ def test_another_process_is_first(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_no_place_to_write(tmp_path):
+def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Cannot write .*file/data.*HRNET_D2_CACHE"):
         write_once(tmp_path / "file" / "data", lambda p: p.mkdir())

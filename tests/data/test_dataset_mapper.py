@@ -257,10 +257,10 @@ def test_size_mismatch(cfg, record):
         HRNetDatasetMapper(cfg, True)(record)
 
 
-def test_object_without_outline(cfg, record):
+def test_object_without_segmentation(cfg, record):
     cfg.MODEL.MASK_ON = True
     del record["annotations"][1]["segmentation"]
-    with pytest.raises(ValueError, match=r"0\.jpg \(box \[5.*no segmentation.*faster_rcnn"):
+    with pytest.raises(ValueError, match=r"0\.jpg have no segmentation .*box \[5.*faster_rcnn"):
         HRNetDatasetMapper(cfg, True)(record)
 
 
@@ -330,7 +330,7 @@ def test_bad_maps(htc, record, labels):
     path = record["sem_seg_file_name"]
     mapper = HRNetDatasetMapper(htc, True)
     cv2.imwrite(path, np.full((40, 60), 9, np.uint8))
-    with pytest.raises(ImageReadError, match=r"labels.png holds the labels \[9\].*NUM_CLASSES"):
+    with pytest.raises(ImageReadError, match=r"labels.png has the labels \[9\].*NUM_CLASSES"):
         mapper(record)
     cv2.imwrite(path, labels[:, :50])
     with pytest.raises(ImageReadError, match="labels.png is 50 x 40.*0.jpg is 60 x 40"):
@@ -376,3 +376,12 @@ def test_inference_input_refuses(cfg):
     cfg.INPUT.FORMAT = "L"
     with pytest.raises(ValueError, match="INPUT.FORMAT 'L'"):
         InferenceInput(cfg)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_images_of_a_pixel_with_negative_strides(cfg, order):
+    cfg.INPUT.FORMAT = order
+    image = np.arange(3, dtype=np.uint8).reshape(1, 1, 3)[::-1, ::-1]
+    assert min(image.strides) < 0
+    tensor = InferenceInput(cfg)(image)["image"]
+    assert tensor.flatten().tolist() == ([0, 1, 2] if order == "BGR" else [2, 1, 0])

@@ -14,8 +14,12 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
-from hrnet_d2.evaluation import coco_evaluation
-from hrnet_d2.evaluation.coco_evaluation import FastCOCOEvaluator, build_evaluator
+from hrnet_d2.evaluation import (
+    CheckedCOCOEvaluator,
+    FastCOCOEvaluator,
+    build_evaluator,
+    coco_evaluation,
+)
 
 CATEGORIES = [(3, "cup"), (7, "tree"), (90, "kite"), (91, "never seen")]
 SIZE = (120, 160)
@@ -165,7 +169,7 @@ def test_build_evaluator_chooses_what_is_installed(dataset, tmp_path, monkeypatc
     monkeypatch.setattr(coco_evaluation, "faster_coco_eval", None)
     coco_evaluation._log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger=coco_evaluation.__name__):
-        assert type(build_evaluator(cfg, name)) is COCOEvaluator
+        assert type(build_evaluator(cfg, name)) is CheckedCOCOEvaluator
         build_evaluator(cfg, name)
     assert sum("pip install faster-coco-eval" in r.message for r in caplog.records) == 1
     with pytest.raises(ImportError, match="faster-coco-eval"):

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import multiprocessing
+import pickle
 
 import pytest
 import torch
@@ -116,23 +118,88 @@ def test_backbone_levels_equal_to_rounding(faster):
         fast.backbone(x[..., :50])
 
 
-def test_the_model_given_stays_as_it_is(models):
-    _, model = models(FASTER)
-    before = {name: (t.data_ptr(), t.clone()) for name, t in model.state_dict().items()}
-    learns = [p.requires_grad for p in model.parameters()]
+def _state(model) -> dict[str, tuple]:
+    """What of a model must stay: objects, values, types, devices, flags, memory."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        name: (id(t), t.data_ptr(), t.dtype, t.device, t.requires_grad, t.detach().clone())
+        for name, t in tensors.items()
+    }
+
+
+def _assert_unchanged(model, before: dict[str, tuple]) -> None:
+    after = _state(model)
+    assert after.keys() == before.keys()
+    for name, (*facts, value) in before.items():
+        assert after[name][:-1] == tuple(facts), name
+        assert torch.equal(after[name][-1], value), name
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"fold": False}, {"dtype": torch.bfloat16}], ids=str)
+@pytest.mark.parametrize("move", [None, "half", "double", "meta"])
+def test_the_model_given_stays_as_it_is(faster, kwargs, move):
+    before = _state(faster)
+    fast = optimize(faster, **kwargs)
+    _detect(fast, [_image()])
+    if move is not None:
+        fast.to("meta") if move == "meta" else getattr(fast, move)()
+    _assert_unchanged(faster, before)
+    # ... and can train.
+    faster.train()
+    faster.eval()
+
+
+def test_group_norm_stays_as_it_is_in_16_bits():
+    model = nn.Module()
+    model.backbone = hrnet_d2.modeling.HRNet(4, norm="GN").eval()
+    before = _state(model)
+    optimize(model, dtype=torch.bfloat16).backbone(torch.randn(1, 3, 64, 64))
+    _assert_unchanged(model, before)
+
+
+def test_memory_is_shared_but_tensors_are_not(faster):
+    fast = optimize(faster)
+    given, made = faster.roi_heads.box_head.fc1.weight, fast.roi_heads.box_head.fc1.weight
+    assert made is not given and made.data_ptr() == given.data_ptr()
+    objects = {id(t) for t in [*faster.parameters(), *faster.buffers()]}
+    assert not objects & {id(t) for t in [*fast.parameters(), *fast.buffers()]}
+
+
+def test_a_copy_of_changed_weights_does_not_run(models):
+    model = copy.deepcopy(models(FASTER)[1])
     fast = optimize(model)
     _detect(fast, [_image()])
-    after = model.state_dict()
-    assert after.keys() == before.keys()
-    for name, (address, value) in before.items():
-        assert after[name].data_ptr() == address and torch.equal(after[name], value), name
-    assert [p.requires_grad for p in model.parameters()] == learns
-    # ... and can train.
-    model.train()
-    model.eval()
-    # Weights that need no rewriting are held once.
-    shared = model.roi_heads.box_head.fc1.weight
-    assert fast.roi_heads.box_head.fc1.weight is shared
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    with pytest.raises(RuntimeError, match="have changed since.*call hrnet_d2.optimize again"):
+        fast([_image()])
+
+
+@pytest.mark.parametrize("part", ["", "roi_heads.box_head", "backbone.bottom_up.stem.0"])
+def test_no_weights_are_loaded_into_a_copy(faster, part):
+    fast, before = optimize(faster), _state(faster)
+    _detect(fast, [_image()])
+    module = fast.get_submodule(part)
+    state = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    with pytest.raises(RuntimeError, match="optimized model cannot load weights"):
+        module.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="optimized model cannot load weights"):
+        module.load_state_dict({}, strict=False)
+    _assert_unchanged(faster, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name",
+    ["backbone.bottom_up.stage3.1.branches.0.2.conv1.weight", "backbone.bottom_up.bn1.running_var"],
+)
+def test_weights_that_are_not_finite_are_named(models, name, value):
+    model = copy.deepcopy(models(FASTER)[1])
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=f"NaN or infinite: {name}$"):
+        optimize(model)
 
 
 def test_idempotent_and_inference_only(faster):
@@ -151,6 +218,28 @@ def test_copies_and_moves(faster):
     expected = _detect(fast, inputs)[0]  # the weights are laid out now
     _assert_same(expected, _detect(copy.deepcopy(fast), inputs)[0])
     _assert_same(expected, _detect(fast.to("cpu"), inputs)[0])
+    pickled = pickle.loads(pickle.dumps(fast))
+    assert type(pickled) is type(fast) and is_optimized(pickled)
+    _assert_same(expected, _detect(pickled, inputs)[0])
+    with pytest.raises(RuntimeError, match="cannot train"):
+        pickled.train()
+    with pytest.raises(RuntimeError, match="cannot load weights"):
+        pickled.load_state_dict({})
+
+
+def _count_in_a_process(fast, inputs, queue) -> None:
+    torch.set_num_threads(1)
+    queue.put(len(_detect(fast, inputs)[0]))
+
+
+def test_a_spawned_process_runs_it(faster):
+    fast, inputs = optimize(faster), [_image()]
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_count_in_a_process, args=(fast, inputs, queue))
+    process.start()
+    assert queue.get(timeout=120) == len(_detect(fast, inputs)[0])
+    process.join()
 
 
 def test_runs_where_gradients_are_on(faster):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -73,21 +74,20 @@ def test_layers_that_measure_the_batch_run_as_they_are(batch_statistics):
     conv, x = nn.Conv2d(3, 4, 3, bias=False), torch.randn(2, 3, 8, 8)
     norm = batch_statistics.train()
     expected = copy.deepcopy(norm)(conv(x))
-    folding = NormFolding([norm])
-    folding.prepare()
-    torch.testing.assert_close(conv_norm(conv, norm, x, folding), expected, rtol=0, atol=0)
+    with NormFolding([norm]).forward_pass():
+        torch.testing.assert_close(conv_norm(conv, norm, x), expected, rtol=0, atol=0)
 
 
 def test_inference_and_the_key_leave_the_layers_apart():
     conv, norm, calls = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval(), []
     norm.register_forward_hook(lambda *_: calls.append(1))
     x, folding = torch.randn(2, 3, 8, 8), NormFolding([norm])
-    folding.prepare()
-    conv_norm(conv, norm, x, None)
-    with torch.no_grad():
-        conv_norm(conv, norm, x, folding)
+    conv_norm(conv, norm, x)
+    with torch.no_grad(), folding.forward_pass():
+        conv_norm(conv, norm, x)
     assert len(calls) == 2
-    conv_norm(conv, norm, x, folding)
+    with folding.forward_pass():
+        conv_norm(conv, norm, x)
     assert len(calls) == 2
     assert HRNet(4, fold_norm=False).folding is None
 
@@ -115,7 +115,7 @@ def test_a_network_is_copied_after_a_training_pass():
     x = torch.randn(1, 3, 64, 64)
     expected = net(x)["res5"]
     other = pickle.loads(pickle.dumps(copy.deepcopy(net)))
-    assert not other.folding._vectors and set(other.folding.norms) <= set(other.modules())
+    assert set(other.folding.norms) <= set(other.modules())
     torch.testing.assert_close(other(x)["res5"], expected)
 
 
@@ -123,3 +123,58 @@ def test_what_folds():
     assert can_fold(None) and can_fold(nn.BatchNorm2d(8)) and can_fold(FrozenBatchNorm2d(8))
     assert not can_fold(nn.GroupNorm(2, 8))
     assert not can_fold(nn.BatchNorm2d(8, track_running_stats=False))
+
+
+def _after_a_step(net: HRNet) -> None:
+    """A training pass, and an optimizer step that changes every norm."""
+    net(torch.randn(1, 3, 64, 64))["res5"].sum().backward()
+    with torch.no_grad():
+        for norm in net.folding.norms:
+            norm.weight.mul_(1.5)
+            norm.bias.add_(0.5)
+
+
+def _interrupted(net: HRNet) -> None:
+    """A training pass that fails half-way, then other norms."""
+    broken = net.stage4[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        net(torch.randn(1, 3, 64, 64))
+    broken.remove()
+    with torch.no_grad():
+        for norm in net.folding.norms:
+            norm.weight.mul_(1.5)
+
+
+@pytest.mark.parametrize("before", [_after_a_step, _interrupted])
+def test_a_block_on_its_own_uses_the_weights_of_now(before):
+    torch.manual_seed(0)
+    net = HRNet(4).train()
+    block = net.stage4[0].branches[0][0]
+    before(net)
+    x = torch.randn(1, 4, 8, 8)
+    now = copy.deepcopy(block).eval()
+    with torch.no_grad():
+        expected = now(x)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_recomputed_activations_use_the_norms_of_their_pass():
+    torch.manual_seed(0)
+    nets = [HRNet(4, act_checkpoint=stages).double().train() for stages in ((), ("stage4",))]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x = torch.randn(1, 3, 64, 64, dtype=torch.double)
+    (_, plain), (_, checkpointed) = (gradients(net, x) for net in nets)
+    assert plain.keys() == checkpointed.keys()
+    for name in plain:
+        torch.testing.assert_close(plain[name], checkpointed[name], msg=name)
+
+
+def test_threads_keep_to_their_own_pass():
+    torch.manual_seed(0)
+    net = HRNet(4).train()
+    xs = [torch.randn(1, 3, 64, 64) for _ in range(8)]
+    expected = [net(x)["res5"].detach() for x in xs]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda x: net(x)["res5"].detach(), xs))
+    for a, b in zip(expected, made, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)

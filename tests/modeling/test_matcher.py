@@ -56,7 +56,7 @@ def test_an_object_takes_its_best_box_from_another():
     assert matches.tolist() == [0, 0]
 
 
-def test_an_object_below_the_floor_takes_nothing():
+def test_an_object_below_the_least_iou_takes_nothing():
     iou = torch.tensor([[0.29, 0.1]])
     assert MaxIoUMatcher([0.3, 0.7], [0, -1, 1], True, 0.3)(iou)[1].tolist() == [0, 0]
     assert Matcher([0.3, 0.7], [0, -1, 1], True)(iou)[1].tolist() == [1, 0]

@@ -106,7 +106,7 @@ def test_inference(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "mask_rcnn_hrnetv2p_w32"])
 def test_photograph_to_detections(name, tmp_path):
-    """As a user does it: the file in MODEL.WEIGHTS, the original image, the optimized network."""
+    """The front door: the file in MODEL.WEIGHTS, the original image, the optimized network."""
     case, cfg = configure(name)
     cfg.MODEL.WEIGHTS = case.save_checkpoint(tmp_path / "case.pth")
     assert_detections(case, Predictor(cfg)(case.image)["instances"])

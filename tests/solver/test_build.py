@@ -116,7 +116,7 @@ def small_cfg(**solver):
         ({}, {"conv bias": (0.1, 0.01), "norm bias": (0.1, 0.0)}),
         ({"CONV_BIAS_LR_FACTOR": 2.0}, {"conv bias": (0.2, 0.01), "norm bias": (0.1, 0.0)}),
         ({"CONV_BIAS_WEIGHT_DECAY": 0.0}, {"conv bias": (0.1, 0.0), "norm bias": (0.1, 0.0)}),
-        # Detectron2's keys touch every bias, and this package's go before them.
+        # Detectron2's keys apply to every bias; this package's take precedence.
         (
             {"BIAS_LR_FACTOR": 3.0, "WEIGHT_DECAY_BIAS": 0.5},
             {"conv bias": (0.3, 0.5), "norm bias": (0.3, 0.5)},

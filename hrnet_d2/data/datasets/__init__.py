@@ -1,1 +1,1 @@
-"""Datasets: custom COCO files, COCO with stuff maps, built-in shapes."""
+"""Datasets: custom COCO files, COCO with stuff maps, the built-in shapes."""

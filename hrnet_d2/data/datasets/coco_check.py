@@ -1,22 +1,38 @@
-"""Reading a COCO annotation file and naming all that is wrong with it, at once."""
+"""Reading a COCO annotation file and reporting everything that is wrong with it at once."""
 
+import contextlib
+import gc
 import json
 import logging
-import math
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-__all__ = ["CocoFile", "DatasetError", "check_same_categories", "read_coco"]
+from detectron2.utils.file_io import PathManager
+
+from .coco_schema import (
+    check_annotations,
+    check_categories,
+    check_images,
+    check_tables,
+    renumber_ids,
+)
+from .report import DatasetError, Report, some
+
+__all__ = [
+    "CocoFile",
+    "DatasetError",
+    "check_coco",
+    "check_same_categories",
+    "explain_unreadable",
+    "parse",
+    "read_coco",
+]
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 5  # examples of a kind of problem in a message
-
-
-class DatasetError(ValueError):
-    """A dataset cannot be used as it is; the message names its file and every problem."""
 
 
 @dataclass
@@ -26,71 +42,153 @@ class CocoFile:
     path: Path
     image_root: Path
     data: dict
-    """The content of the file."""
-
-    @property
-    def categories(self) -> list[tuple[int, str]]:
-        """Ids and names, by rising id."""
-        return sorted((c["id"], c["name"]) for c in self.data["categories"])
+    """The content of the file, repaired."""
+    categories: list[tuple[int, str]]
+    """Ids and names as the file has them, sorted by id."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Numbers of annotations, see :func:`coco_schema.check_annotations`."""
+    repairs: list[str] = field(default_factory=list)
+    """How ``data`` differs from the file."""
 
     @property
     def class_names(self) -> list[str]:
         return [name for _, name in self.categories]
 
-    def without_outline(self, crowds: bool) -> list[dict]:
-        """Annotations that have no segmentation; those of crowds count if ``crowds``."""
-        return [
-            a
-            for a in self.data["annotations"]
-            if not a.get("segmentation") and (crowds or not a.get("iscrowd", 0))
-        ]
+    @property
+    def category_ids(self) -> list[int]:
+        """Ids of the categories in ``data``, in the order of ``categories``."""
+        return sorted(c["id"] for c in self.data["categories"])
 
 
-def read_coco(path: str | Path, image_root: str | Path) -> CocoFile:
-    """Read a COCO annotation file and check it against itself and the folder of its images.
+def read_coco(
+    path: str | Path,
+    image_root: str | Path,
+    *,
+    masks: bool = False,
+    allow_outside_files: bool = False,
+) -> CocoFile:
+    """Read a COCO annotation file; check its fields, and that its images exist.
 
-    Boxes of no size or beside their image are counted and logged: training skips them.
+    What has only one meaning is repaired in the content that is returned; boxes without size or
+    outside their image, which training skips, are counted and logged.
 
     Args:
-        path: the JSON file. Category ids may be any integers.
+        path: the JSON file, in UTF-8, UTF-16 or UTF-32. Category ids may be any integers.
         image_root: the folder that its file names start from.
+        masks: malformed segmentations are errors. Otherwise they are removed, and logged.
+        allow_outside_files: accept file names that lead out of ``image_root``, by "..", as
+            absolute paths or through links.
 
     Raises:
-        FileNotFoundError: the file, or the folder, does not exist.
-        DatasetError: all problems found, with examples.
+        FileNotFoundError: if the file, or the folder, does not exist.
+        DatasetError: if the file is invalid; the message has all problems, with examples.
     """
     path, image_root = Path(path), Path(image_root)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no annotation file {path}.")
+        raise FileNotFoundError(f"There is no annotation file {path}")
     if not image_root.is_dir():
-        raise FileNotFoundError(f"There is no folder of images {image_root} (for {path}).")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:  # of JSON, or of its text encoding
-        raise DatasetError(f"{path} is not a JSON file: {error}.") from error
-    _check_tables(path, data)
+        raise FileNotFoundError(f"There is no folder of images {image_root} (for {path})")
+    report = Report(path)
+    with _no_garbage_collection():
+        data = parse(path, report)
+        counts = check_coco(data, report, masks=masks)
+        report.raise_errors()
+        _check_files(data["images"], image_root, allow_outside_files, report)
+        report.raise_errors()
+        categories = sorted((c["id"], c["name"]) for c in data["categories"])
+        renumber_ids(data, report)
+    report.log_warnings(logger)
+    return CocoFile(path, image_root, data, categories, counts, report.repairs)
 
-    problems = [
-        *_id_problems(data),
-        *_category_problems(data["categories"]),
-        *_image_problems(data["images"]),
-        *_annotation_problems(data),
-    ]
-    if not problems:
-        problems = list(_missing_files(data["images"], image_root))
-    if problems:
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A file has millions of objects without cycles: looking for some takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def parse(path: str | os.PathLike[str], report: Report) -> Any:
+    """The content of a JSON file, whatever encoding of Unicode it is in.
+
+    Raises:
+        DatasetError: if it is not JSON.
+    """
+    raw = Path(path).read_bytes()
+    encoding = json.detect_encoding(raw)
+    try:
+        data = json.loads(raw)
+    except ValueError as error:  # of JSON, of its text encoding, or of numbers
+        raise DatasetError(f"{path} is not a JSON file: {error}") from error
+    except RecursionError as error:
         raise DatasetError(
-            f"{path} cannot be used as it is:" + "".join(f"\n  - {p}" for p in problems)
-        )
-    _log_unusable_boxes(path, data)
-    return CocoFile(path, image_root, data)
+            f"{path} is not an annotation file: its JSON is nested too deeply"
+        ) from error
+    if encoding != "utf-8":
+        report.repairs.append(f"the encoding {encoding}, which other tools do not read")
+    return data
+
+
+def check_coco(
+    data: Any, report: Report, *, masks: bool = False, lenient: bool = False
+) -> dict[str, int]:
+    """Check the content of an annotation file, and repair in place what has only one meaning.
+
+    Args:
+        data: the parsed JSON.
+        report: takes the problems; errors are not raised, except for missing tables.
+        masks: malformed segmentations are errors.
+        lenient: accept what Detectron2's loader accepts.
+
+    Returns:
+        Numbers of annotations, see :func:`coco_schema.check_annotations`.
+
+    Raises:
+        DatasetError: if one of the three tables is missing.
+    """
+    check_tables(data, report)
+    check_categories(data, report, lenient=lenient)
+    sizes = check_images(data, report)
+    return check_annotations(data, sizes, report, masks=masks, lenient=lenient)
+
+
+def explain_unreadable(json_file: str, error: Exception) -> None:
+    """Find out why an annotation file could not be loaded.
+
+    Args:
+        json_file: the file.
+        error: what was raised on loading it.
+
+    Raises:
+        DatasetError: if the file is invalid; the message has all problems. Nothing is raised if
+            it is not the reason.
+    """
+    path = PathManager.get_local_path(json_file)
+    if not os.path.isfile(path):
+        return
+    report = Report(json_file)
+    try:
+        check_coco(parse(path, report), report)
+        if report.repairs and not report.errors:
+            raise DatasetError(
+                f"{json_file} cannot be used as it is: {'; '.join(report.repairs)}. Register it "
+                "with hrnet_d2.data.register_custom_data, which makes a corrected copy"
+            )
+        report.raise_errors()
+    except DatasetError as found:
+        raise found from error
 
 
 def check_same_categories(train: CocoFile, val: CocoFile) -> None:
-    """Training and validation must have the same category ids and names.
+    """Check that training and validation have the same category ids and names.
 
     Raises:
-        DatasetError: shows both, and what only one of them has.
+        DatasetError: if they differ; the message has both, and what only one of them has.
     """
     if train.categories == val.categories:
         return
@@ -105,127 +203,63 @@ def check_same_categories(train: CocoFile, val: CocoFile) -> None:
     raise DatasetError(
         "The categories (id and name) of the training and the validation file differ:\n"
         + "\n".join(lines)
-        + '\nGive both files the same "categories"; a class may have no object in one of them.'
+        + '\nGive both files the same "categories"; a class may have no object in one of them'
     )
 
 
-def _check_tables(path: Path, data) -> None:
-    if isinstance(data, list):
-        raise DatasetError(
-            f"{path} holds a list, as files of COCO results do. Annotations are an object with "
-            '"images", "annotations" and "categories".'
-        )
-    missing = [
-        f'"{key}"'
-        for key in ("images", "annotations", "categories")
-        if not isinstance(data, dict) or not isinstance(data.get(key), list)
-    ]
+def _check_files(images: list[dict], image_root: Path, allow_outside: bool, report: Report) -> None:
+    """Check that the images exist, inside their folder."""
+    root = os.path.realpath(image_root)
+    inside: dict[str, bool] = {}  # by folder, which saves a look at every part of every path
+    missing, outside = [], []
+    for image in images:
+        name = image["file_name"]
+        path = os.path.join(image_root, name)
+        folder = os.path.dirname(path)
+        try:
+            if folder not in inside:
+                inside[folder] = _is_inside(folder, root)
+            within = inside[folder]
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                within = within and _is_inside(path, root)
+                mode = os.stat(path).st_mode
+            exists = stat.S_ISREG(mode)
+        except (OSError, ValueError):  # also for names that no file can have
+            exists = False
+        if not within and not allow_outside:
+            outside.append(name)
+        elif not exists:
+            missing.append(name)
     if missing:
-        raise DatasetError(
-            f"{path} has no list of {', '.join(missing)}: a COCO annotation file has "
-            '"images", "annotations" and "categories".'
+        report.errors.append(
+            f"{len(missing)} of {len(images)} images are not in {image_root}: {some(missing)}"
         )
-
-
-def _id_problems(data: dict) -> Iterable[str]:
-    for table in ("images", "annotations", "categories"):
-        odd = [e["id"] for e in data[table] if "id" in e and type(e["id"]) is not int]
-        if odd:
-            yield f"ids of {table} that are not whole numbers: {_some([repr(i) for i in odd])}"
-
-
-def _category_problems(categories: list[dict]) -> Iterable[str]:
-    if not categories:
-        yield 'there are no "categories"'
-    lacking = [c for c in categories if "id" not in c or "name" not in c]
-    if lacking:
-        yield f"{len(lacking)} categories lack an id or a name, as {lacking[0]}"
-        return
-    for key in ("id", "name"):
-        twice = _repeated(c[key] for c in categories)
-        if twice:
-            yield f"several categories have the {key} {_some(twice)}"
-
-
-def _image_problems(images: list[dict]) -> Iterable[str]:
-    if not images:
-        yield 'there are no "images"'
-    for key in ("id", "file_name", "width", "height"):
-        lacking = [i for i in images if key not in i]
-        if lacking:
-            yield f'{len(lacking)} images lack "{key}", as {lacking[0]}'
-    twice = _repeated(i["id"] for i in images if "id" in i)
-    if twice:
-        yield f"several images have the id {_some(twice)}"
-
-
-def _annotation_problems(data: dict) -> Iterable[str]:
-    annotations = data["annotations"]
-    for key in ("id", "image_id", "category_id", "bbox"):
-        lacking = [a for a in annotations if key not in a]
-        if lacking:
-            example = {k: v for k, v in lacking[0].items() if k != "segmentation"}
-            yield f'{len(lacking)} annotations lack "{key}", as {example}'
-    twice = _repeated(a["id"] for a in annotations if "id" in a)
-    if twice:
-        yield f"several annotations have the id {_some(twice)}: each needs its own"
-    for key, table in (("image_id", "images"), ("category_id", "categories")):
-        known = {entry.get("id") for entry in data[table]}
-        strangers = [a for a in annotations if key in a and a[key] not in known]
-        if strangers:
-            ids = sorted({a[key] for a in strangers}, key=str)
-            yield f'{len(strangers)} annotations have a {key} that "{table}" lacks: {_some(ids)}'
-    bad = [a.get("id") for a in annotations if "bbox" in a and not _is_box(a["bbox"])]
-    if bad:
-        yield f"boxes that are not four finite numbers (x, y, width, height): ids {_some(bad)}"
-    ignored = [a.get("id") for a in annotations if a.get("ignore", 0)]
-    if ignored:
-        yield (
-            f'{len(ignored)} annotations are marked "ignore" (ids {_some(ignored)}), which '
-            'Detectron2 does not know: remove them, or mark regions with "iscrowd": 1'
+    if outside:
+        report.errors.append(
+            f'{len(outside)} file names lead out of {image_root} (by "..", as absolute paths or '
+            f"through links): {some(outside)}. If you trust the file, set "
+            "DATASETS.ALLOW_OUTSIDE_FILES True (in Python, allow_outside_files=True)"
         )
+    _find_duplicates(images, report)
 
 
-def _missing_files(images: list[dict], image_root: Path) -> Iterable[str]:
-    missing = [i["file_name"] for i in images if not (image_root / i["file_name"]).is_file()]
-    if missing:
-        yield f"{len(missing)} of {len(images)} images are not in {image_root}: {_some(missing)}"
+def _is_inside(path: str, root: str) -> bool:
+    real = os.path.realpath(path)
+    return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _log_unusable_boxes(path: Path, data: dict) -> None:
-    sizes = {i["id"]: (i["width"], i["height"]) for i in data["images"]}
-    small, outside = [], []
-    for a in data["annotations"]:
-        x, y, w, h = a["bbox"]
-        width, height = sizes[a["image_id"]]
-        if w < 1 or h < 1:
-            small.append(a["id"])
-        elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            outside.append(a["id"])
-    for ids, what in ((small, "are less than a pixel wide or high"), (outside, "miss their image")):
-        if ids:
-            logger.warning(
-                "%s: %d of %d boxes %s and are left out of training (annotations %s).",
-                path,
-                len(ids),
-                len(data["annotations"]),
-                what,
-                _some(ids),
-            )
-
-
-def _is_box(box) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
-    )
-
-
-def _repeated(values: Iterable) -> list:
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _some(values: list) -> str:
-    shown = ", ".join(str(v) for v in values[:SHOWN])
-    return shown + (f", ... ({len(values)} in all)" if len(values) > SHOWN else "")
+def _find_duplicates(images: list[dict], report: Report) -> None:
+    ids: dict[str, list[int]] = {}
+    for image in images:
+        name = image["file_name"]
+        if "./" in name or "//" in name:
+            name = os.path.normpath(name)
+        ids.setdefault(name, []).append(image["id"])
+    twice = {name: found for name, found in ids.items() if len(found) > 1}
+    if twice:
+        examples = some(f"{name} (ids {some(found)})" for name, found in twice.items())
+        report.warnings.append(
+            f"{len(twice)} files are listed as several images, each with only a part of the "
+            f"objects if these were divided: {examples}. Give each file one id"
+        )

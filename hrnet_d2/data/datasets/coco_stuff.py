@@ -6,8 +6,8 @@ images of Detectron2's ``coco_2017_train`` and ``coco_2017_val``, with the maps 
 
     $DETECTRON2_DATASETS/coco/stuffthingmaps/{train2017,val2017}/NAME.png
 
-A pixel's value is the COCO category id less one, things included; 255 is ignored.  Labels end at
-181; the published models have 183 outputs.
+A pixel's value is the COCO category id minus one, for things too; 255 is ignored. The greatest
+label is 181; the published models have 183 outputs.
 """
 
 import logging
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 def load_coco_stuffthing(json_file: str, image_root: str, map_root: str, name: str) -> list[dict]:
     """Instances of COCO with "sem_seg_file_name".
 
-    Without the folder of maps the records have none, and a model that needs them says so.
+    If the folder of maps is missing, the records have none, and a model that needs them raises.
     """
     records = load_coco_json(json_file, image_root, name)
     if not PathManager.isdir(map_root):
         logger.warning(
             "There is no folder %s: dataset %s has no semantic maps. Unpack "
-            "stuffthingmaps_trainval2017.zip of COCO-Stuff into its parent to train HTC.",
+            "stuffthingmaps_trainval2017.zip of COCO-Stuff into its parent folder to train HTC",
             map_root,
             name,
         )
@@ -43,7 +43,7 @@ def load_coco_stuffthing(json_file: str, image_root: str, map_root: str, name: s
 
 
 def register_coco_stuffthing() -> None:
-    """Register both datasets, unless they are there already. Reads and writes no file."""
+    """Register both datasets, unless they are registered already. Reads and writes no file."""
     for split in ("train", "val"):
         name = f"coco_2017_{split}_stuffthing"
         if name in DatasetCatalog.list():

@@ -1,4 +1,4 @@
-"""Own data in COCO format, in one call: registered, checked, and the config set for them."""
+"""Custom data in COCO format: check and register them, and set the config, in one call."""
 
 import hashlib
 import json
@@ -13,6 +13,8 @@ from detectron2.data.datasets import load_coco_json
 from hrnet_d2.data.build import set_num_classes
 from hrnet_d2.data.cache import cache_folder, write_once
 from hrnet_d2.data.dataset_mapper import uses_semantic_maps
+from hrnet_d2.data.masks import check_segmentations
+from hrnet_d2.file_io import atomic_write
 
 from .coco_check import CocoFile, DatasetError, check_same_categories, read_coco
 
@@ -29,26 +31,32 @@ def configure_custom_data(
     val: Source | None = None,
     train_sem_seg: str | Path | None = None,
 ) -> None:
-    """Register own data and set ``cfg`` for them, in place (also if it is frozen).
+    """Register your own data and set ``cfg`` for them, in place (also if it is frozen).
 
-    Sets DATASETS.TRAIN and DATASETS.TEST (empty where no data are given) and the number of
-    classes of every family of models.  Each process calls this for itself.
+    Sets DATASETS.TRAIN and DATASETS.TEST (empty if no data are given) and the number of classes
+    of every family of models. Every process of a job must call it.
 
     Args:
         cfg: the config of the model to train or evaluate.
         train: annotation file (COCO JSON) and folder of images to train on.
-        val: the same to evaluate on.
+        val: the same, to evaluate on.
         train_sem_seg: folder of semantic maps of the training images.
 
     Raises:
-        FileNotFoundError: a file or folder is missing.
-        DatasetError: what is wrong with the data, or what this model needs and they lack.
+        FileNotFoundError: if a file or folder is missing.
+        DatasetError: if the data are invalid, or lack something that this model needs.
     """
-    names, files = _register(train, val, train_sem_seg)
+    names, files = _register(
+        train,
+        val,
+        train_sem_seg,
+        masks=cfg.MODEL.MASK_ON,
+        allow_outside_files=cfg.DATASETS.ALLOW_OUTSIDE_FILES,
+    )
     if train is not None:
         _check_training_needs(cfg, files[0], train_sem_seg)
-    if val is not None and cfg.MODEL.MASK_ON:
-        _check_outlines(files[-1], crowds=True)  # the evaluation reads all of them
+    if val is not None:
+        _check_validation_needs(cfg, files[-1])
     frozen = cfg.is_frozen()
     cfg.defrost()
     cfg.DATASETS.TRAIN = (names[0],) if train is not None else ()
@@ -64,43 +72,69 @@ def register_custom_data(
     val_json: str | Path | None = None,
     val_images: str | Path | None = None,
     train_sem_seg: str | Path | None = None,
+    *,
+    masks: bool = False,
+    allow_outside_files: bool = False,
 ) -> tuple[str | None, str | None]:
     """Check COCO annotation files and register them as datasets.
 
-    The names come from the paths: the same data get the same name in every process, and may be
-    registered again.
+    The names are derived from the paths: the same data get the same name in every process. Data
+    may be registered again after their file changed.
 
     Args:
         train_json, train_images: annotation file and folder of the training images.
-        val_json, val_images: the same of the validation images.
+        val_json, val_images: the same for the validation images.
         train_sem_seg: folder of semantic maps of the training images: NAME.png for NAME.jpg, in
             the same subfolder, if any. Images may lack one.
+        masks: malformed segmentations are errors, for models that predict masks. Otherwise they
+            are removed, and logged.
+        allow_outside_files: accept file names of images that lead out of their folder, by "..", as
+            absolute paths or through links.
 
     Returns:
-        The names of the training and of the validation dataset; None for what is not given.
+        The names of the training and the validation dataset; None for one that is not given.
 
     Raises:
-        FileNotFoundError: a file or folder is missing.
-        DatasetError: everything that is wrong with a file, categories that disagree, or a folder
-            of maps that has none for these images.
+        FileNotFoundError: if a file or folder is missing.
+        DatasetError: if a file is invalid (with all problems), the categories of both files differ,
+            or a folder has no maps for these images.
     """
-    train = None if train_json is None else (train_json, train_images)
-    val = None if val_json is None else (val_json, val_images)
-    names, _ = _register(train, val, train_sem_seg)
+    train = _source(train_json, train_images, "train")
+    val = _source(val_json, val_images, "val")
+    names, _ = _register(
+        train, val, train_sem_seg, masks=masks, allow_outside_files=allow_outside_files
+    )
     return (names[0] if train else None, names[-1] if val else None)
 
 
+def _source(json_file: str | Path | None, images: str | Path | None, what: str) -> Source | None:
+    if json_file is None:
+        return None
+    if images is None:
+        raise DatasetError(f"{what}_json is {json_file}, and {what}_images is not given")
+    return json_file, images
+
+
 def _register(
-    train: Source | None, val: Source | None, train_sem_seg: str | Path | None
+    train: Source | None,
+    val: Source | None,
+    train_sem_seg: str | Path | None,
+    *,
+    masks: bool,
+    allow_outside_files: bool,
 ) -> tuple[list[str], list[CocoFile]]:
-    """Names and files of what is given, training data first."""
+    """Names and files of the given data, training data first."""
     if train is None and val is None:
-        raise DatasetError("Neither training nor validation data are given.")
+        raise DatasetError("Neither training nor validation data are given")
     if train_sem_seg is not None and train is None:
         raise DatasetError(
-            f"Semantic maps ({train_sem_seg}) go with training data, and none are given."
+            f"Semantic maps ({train_sem_seg}) go with training data, and none are given"
         )
-    files = [read_coco(*source) for source in (train, val) if source is not None]
+    files = [
+        read_coco(*source, masks=masks, allow_outside_files=allow_outside_files)
+        for source in (train, val)
+        if source is not None
+    ]
     if len(files) == 2:
         check_same_categories(*files)
     names = []
@@ -113,12 +147,12 @@ def _register(
 def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
     if sem_seg_root is not None:
         _check_maps(file, sem_seg_root)
-    paths = [file.path, file.image_root, *([sem_seg_root] if sem_seg_root else [])]
-    paths = [os.path.abspath(p) for p in paths]
+    given = [file.path, file.image_root, *([sem_seg_root] if sem_seg_root else [])]
+    paths = [os.path.abspath(p) for p in given]
     digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:8]
-    name = f"own_{file.path.stem}_{digest}"
+    name = f"custom_{file.path.stem}_{digest}"
     if name in DatasetCatalog.list():
-        # The file may have changed since.
+        # The file may have changed since then.
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     json_file = str(_complete(file))
@@ -130,7 +164,7 @@ def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
         image_root=root,
         evaluator_type="coco",
         thing_classes=file.class_names,
-        thing_dataset_id_to_contiguous_id={c: i for i, (c, _) in enumerate(file.categories)},
+        thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(file.category_ids)},
     )
     if maps is not None:
         metadata.set(sem_seg_root=maps)
@@ -154,7 +188,7 @@ def _map_path(sem_seg_root: str | Path, file_name: str) -> str:
 
 def _check_maps(file: CocoFile, sem_seg_root: Path) -> None:
     if not sem_seg_root.is_dir():
-        raise FileNotFoundError(f"There is no folder of semantic maps {sem_seg_root}.")
+        raise FileNotFoundError(f"There is no folder of semantic maps {sem_seg_root}")
     images = file.data["images"]
     missing = [
         p for i in images if not os.path.isfile(p := _map_path(sem_seg_root, i["file_name"]))
@@ -162,11 +196,11 @@ def _check_maps(file: CocoFile, sem_seg_root: Path) -> None:
     if len(missing) == len(images):
         raise DatasetError(
             f"The folder of semantic maps {sem_seg_root} has none for the images of {file.path}: "
-            f"the first is looked for as {missing[0]}."
+            f"the first would be {missing[0]}"
         )
     if missing:
         logger.warning(
-            "%d of %d images of %s have no semantic map, the first is looked for as %s.",
+            "%d of %d images of %s have no semantic map, the first would be %s",
             len(missing),
             len(images),
             file.path,
@@ -177,54 +211,61 @@ def _check_maps(file: CocoFile, sem_seg_root: Path) -> None:
 def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Path | None) -> None:
     """What this model needs of training data, before anything is built."""
     if not train.data["annotations"]:
-        raise DatasetError(f"{train.path} has no annotations: there is nothing to learn.")
+        raise DatasetError(f"{train.path} has no annotations: there is nothing to learn")
+    if cfg.INPUT.MIN_BOX_SIZE > 0 and not train.counts["usable"]:
+        raise DatasetError(
+            f"{train.path} has no object to learn from: of {len(train.data['annotations'])} "
+            f'annotations {train.counts["crowds"]} are crowds ("iscrowd": 1), and the boxes of '
+            f"{train.counts['small']} are less than a pixel wide or high, of "
+            f"{train.counts['outside']} outside their image"
+        )
     if cfg.MODEL.MASK_ON:
-        _check_outlines(train, crowds=False)
+        _check_segmentations(train, crowds=False)
     if uses_semantic_maps(cfg) and train_sem_seg is None:
         raise DatasetError(
-            "HTC's semantic branch learns from semantic maps: give them (--train-sem-seg FOLDER), "
-            "or train without the branch (MODEL.HTC.SEMANTIC_ON False)."
+            "HTC's semantic branch learns from semantic maps. Give them (--train-sem-seg FOLDER), "
+            "or train without the branch (MODEL.HTC.SEMANTIC_ON False)"
         )
 
 
-def _check_outlines(file: CocoFile, crowds: bool) -> None:
-    without = file.without_outline(crowds)
-    if without:
-        raise DatasetError(
-            f"This model predicts masks (MODEL.MASK_ON), and {len(without)} of "
-            f"{len(file.data['annotations'])} annotations of {file.path} have no segmentation (the "
-            f"first has the id {without[0]['id']}). Take a model of boxes (faster_rcnn, "
-            "cascade_rcnn or fcos configs), or give every object its outline."
+def _check_validation_needs(cfg: CfgNode, val: CocoFile) -> None:
+    annotations = val.data["annotations"]
+    if len(annotations) == val.counts["crowds"]:
+        logger.warning(
+            "%s has no objects to evaluate on (%d annotations, all of them crowds): every AP will "
+            "be undefined (nan)",
+            val.path,
+            len(annotations),
         )
+    if cfg.MODEL.MASK_ON:
+        _check_segmentations(val, crowds=True)  # COCO's evaluation reads crowds
+
+
+def _check_segmentations(file: CocoFile, crowds: bool) -> None:
+    annotations = ((a, f"annotation id {a['id']}") for a in file.data["annotations"])
+    try:
+        check_segmentations(annotations, str(file.path), crowds=crowds)
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _complete(file: CocoFile) -> Path:
-    """The annotation file, or a copy in the cache with what COCO's evaluation needs and it lacks:
-    "area" (the box's where there is none) and "iscrowd" (no) of each annotation, ids that are
-    not 0 (which the evaluation takes for "unmatched").
-    """
-    annotations = file.data["annotations"]
-    shift = 1 - min((a["id"] for a in annotations), default=1)
-    lacking = any("area" not in a or "iscrowd" not in a for a in annotations)
-    if not lacking and all(a["id"] != 0 for a in annotations):
+    """The annotation file, or a repaired copy of it in the cache that all tools can read."""
+    if not file.repairs:
         return Path(os.path.abspath(file.path))
-    completed = [
-        {
-            "iscrowd": 0,
-            "area": a["bbox"][2] * a["bbox"][3],
-            **a,
-            "id": a["id"] + shift,
-        }
-        for a in annotations
-    ]
-    text = json.dumps({**file.data, "annotations": completed})
+    text = json.dumps(file.data)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = cache_folder() / "annotations" / f"{file.path.stem}_{digest}.json"
-    write_once(target, lambda path: path.write_text(text))
+
+    def write(path: Path) -> None:
+        with atomic_write(path) as part:
+            Path(part).write_text(text)
+
+    write_once(target, write)
     logger.info(
-        "%s lacks what the evaluation needs (area, iscrowd, or ids from 1): using the completed "
-        "copy %s.",
+        "%s: using the completed copy %s. Completed or corrected: %s",
         file.path,
         target,
+        "; ".join(file.repairs),
     )
     return target

@@ -1,13 +1,13 @@
-"""Built-in data: ``shapes_train`` and ``shapes_val``, pictures of shapes that are drawn on demand.
+"""Built-in data: ``shapes_train`` and ``shapes_val``, images of shapes that are drawn on demand.
 
 COCO format on disk: PNG images, boxes, polygons and areas in JSON, and semantic maps.  Four classes
-of objects, each in shades of a color of its own so that minutes of training on a CPU teach
-something, at several sizes and angles, on backgrounds of gradients, noise, stripes and checks.
-Objects may cover each other in part; polygons and boxes give the whole outline of an object,
-covered or not.  Some images have no object.
+of objects, each in shades of one color so that minutes of training on a CPU are enough to learn
+them, at several sizes and angles, on backgrounds of gradients, noise, stripes and checks. Objects
+may overlap in part; polygons and boxes are those of the whole object, occluded parts included.
+Some images have no object.
 
-Drawing uses a generator whose numbers NumPy keeps the same in every version, and integers, so
-that the pixels are the same everywhere.
+Drawing uses integers and a random generator whose stream is fixed across NumPy versions, so that
+the pixels are the same on every machine.
 """
 
 import colorsys
@@ -26,11 +26,11 @@ __all__ = ["SEMANTIC_CLASSES", "THING_CLASSES", "register_shapes", "write_shapes
 
 THING_CLASSES = ["circle", "square", "triangle", "star"]
 BACKGROUNDS = ["gradient", "noise", "stripes", "checks"]
-# Values of the semantic maps: things, then backgrounds; IGNORED is neither.
+# Labels of the semantic maps: things, then backgrounds; IGNORED is neither.
 SEMANTIC_CLASSES = THING_CLASSES + BACKGROUNDS
 IGNORED = 255
 
-# Part of the folder's name: raise it whenever the pictures or annotations change.
+# Part of the folder's name: increment it whenever the images or annotations change.
 VERSION = 1
 # Number of images and seed.
 SPLITS = {"train": (320, 2020), "val": (80, 1908)}
@@ -39,16 +39,16 @@ SIZES = ((128, 128), (160, 128), (128, 160), (144, 112), (112, 144))  # width, h
 RADII = (11, 32)  # of objects, in pixels
 MAX_OBJECTS = 5
 MAX_COVERED = 0.4  # of an object by another
-EMPTY_EVERY = 40  # one image in as many has no object
-# Hues of the classes, in degrees, and how far an object's may be off.
+EMPTY_EVERY = 40  # one in 40 images has no object
+# Hues of the classes, in degrees, and the largest deviation of an object's.
 HUES, HUE_JITTER = (0, 60, 130, 230), 16
 
 
 def register_shapes() -> None:
-    """Register both datasets, unless they are there already.
+    """Register both datasets, unless they are registered already.
 
-    Reads and writes no file: the pictures are drawn when a dataset is first loaded, into the
-    cache folder as it is at this call (environment variable HRNET_D2_CACHE).
+    Reads and writes no file: the images are drawn when a dataset is first loaded, into what the
+    cache folder is at this call (environment variable HRNET_D2_CACHE).
     """
     root = cache_folder() / f"shapes_v{VERSION}"
     for split in SPLITS:
@@ -61,6 +61,7 @@ def register_shapes() -> None:
             image_root=str(root / split),
             sem_seg_root=str(root / f"{split}_semantic"),
             ignore_label=IGNORED,
+            drawn_on_demand=True,
             evaluator_type="coco",
             thing_classes=THING_CLASSES,
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(THING_CLASSES))},
@@ -68,7 +69,7 @@ def register_shapes() -> None:
 
 
 def write_shapes(folder: Path) -> None:
-    """Draw the dataset into ``folder``, which is made.
+    """Draw the dataset into ``folder``, which is created.
 
     The result is ``SPLIT.json``, ``SPLIT/NAME.png`` and ``SPLIT_semantic/NAME.png`` for the splits
     "train" and "val".
@@ -76,7 +77,8 @@ def write_shapes(folder: Path) -> None:
     for split, (count, seed) in SPLITS.items():
         (folder / split).mkdir(parents=True)
         (folder / f"{split}_semantic").mkdir()
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for index in range(count):
             image, semantic, objects = draw(seed, index)
             name = f"{index:04d}.png"
@@ -99,24 +101,25 @@ def write_shapes(folder: Path) -> None:
 
 
 def draw(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """One picture.
+    """Draw one image.
 
     Returns:
         The image, (H, W, 3) uint8 BGR; the semantic map, (H, W) uint8; COCO annotations without
-        ids, from the object at the back to that in front.
+        ids, from the rearmost object to the foremost.
     """
     rng = np.random.RandomState([seed, index])
     width, height = SIZES[rng.randint(len(SIZES))]
     image, semantic = _background(rng, height, width)
 
-    front = np.zeros((height, width), dtype=np.uint8)  # which object is seen at a pixel, from 1
-    masks, annotations = [], []
+    front = np.zeros((height, width), dtype=np.uint8)  # number of the visible object, from 1
+    masks: list[np.ndarray] = []
+    annotations: list[dict] = []
     wanted = 0 if index % EMPTY_EVERY == EMPTY_EVERY - 1 else rng.randint(1, MAX_OBJECTS + 1)
     for _ in range(wanted):
         kind = rng.randint(len(THING_CLASSES))
         polygon = _place(rng, kind, height, width)
         mask = rasterize([polygon], height, width).astype(bool)
-        # Each object, those behind included, stays mostly in view.
+        # Every object, those behind included, stays mostly visible.
         seen = [(front == i + 1) & ~mask for i in range(len(masks))]
         if any(s.sum() < (1 - MAX_COVERED) * m.sum() for s, m in zip(seen, masks, strict=True)):
             continue
@@ -129,7 +132,7 @@ def draw(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     noise = rng.randint(-10, 11, size=image.shape)
     image = np.clip(image.astype(np.int64) + noise, 0, 255).astype(np.uint8)
     semantic[_contours(front)] = IGNORED
-    if rng.randint(4) == 0:  # a corner that nobody labeled
+    if rng.randint(4) == 0:  # an unlabeled corner
         semantic[: height // 5, : width // 5] = IGNORED
     return image, semantic, annotations
 
@@ -144,21 +147,24 @@ def _load(root: Path, split: str, name: str) -> list[dict]:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    """Through memory: ``cv2.imwrite`` tells no reason when it fails."""
+    """Through memory, because ``cv2.imwrite`` gives no reason when it fails."""
     _, data = cv2.imencode(".png", image)
     path.write_bytes(data.tobytes())
 
 
-def _background(rng: np.random.RandomState, height: int, width: int):
+def _background(
+    rng: np.random.RandomState, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """An image of two parts, side by side or one above the other, and their semantic map."""
     image = np.empty((height, width, 3), dtype=np.uint8)
     semantic = np.empty((height, width), dtype=np.uint8)
+    parts: tuple[tuple[slice, slice], ...]
     if rng.randint(2):
         cut = rng.randint(width // 4, 3 * width // 4)
         parts = np.s_[:, :cut], np.s_[:, cut:]
     else:
         cut = rng.randint(height // 4, 3 * height // 4)
-        parts = np.s_[:cut], np.s_[cut:]
+        parts = np.s_[:cut, :], np.s_[cut:, :]
     for part, kind in zip(parts, rng.permutation(len(BACKGROUNDS)), strict=False):
         image[part] = _texture(rng, BACKGROUNDS[kind], *semantic[part].shape)
         semantic[part] = len(THING_CLASSES) + kind
@@ -166,7 +172,7 @@ def _background(rng: np.random.RandomState, height: int, width: int):
 
 
 def _texture(rng: np.random.RandomState, kind: str, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) of pale or dark tones with little color, unlike the objects'."""
+    """(height, width, 3), in pale or dark tones of low saturation, unlike the objects."""
     one, other = rng.randint(60, 200) + rng.randint(-15, 16, size=(2, 3))
     other = other + rng.choice([-35, 35])
     y, x = np.mgrid[:height, :width]
@@ -186,7 +192,7 @@ def _texture(rng: np.random.RandomState, kind: str, height: int, width: int) -> 
 
 
 def _place(rng: np.random.RandomState, kind: int, height: int, width: int) -> list[float]:
-    """The polygon of an object, inside the image, x, y, x, y, ... to a hundredth of a pixel."""
+    """The polygon of an object inside the image: x, y, x, y, ... rounded to 0.01 pixels."""
     radius = rng.randint(RADII[0], RADII[1] + 1)
     x = rng.randint(radius, width - radius + 1)
     y = rng.randint(radius, height - radius + 1)
@@ -200,7 +206,7 @@ def _place(rng: np.random.RandomState, kind: int, height: int, width: int) -> li
 
 
 def _color(rng: np.random.RandomState, kind: int) -> np.ndarray:
-    """Blue, green and red of an object."""
+    """The color of an object, BGR."""
     hue = (HUES[kind] + rng.randint(-HUE_JITTER, HUE_JITTER + 1)) % 360
     saturation, value = rng.randint(150, 256, size=2) / 255
     rgb = colorsys.hsv_to_rgb(hue / 360, saturation, value)

@@ -1,17 +1,18 @@
 """HRFPN: the neck of HRNetV2p.
 
-All branches are brought to the finest resolution, concatenated and mixed by a 1x1 convolution; the
-pyramid is that one map pooled to coarser strides (Sun et al., "High-Resolution Representations
-for Labeling Pixels and Regions", https://arxiv.org/abs/1904.04514).  Follows MMDetection's
+All branches are upsampled to the finest resolution, concatenated and mixed by a 1x1 convolution;
+the pyramid is that one map pooled to coarser strides (Sun et al., "High-Resolution Representations
+for Labeling Pixels and Regions", https://arxiv.org/abs/1904.04514). Follows MMDetection's
 ``HRFPN`` exactly: bilinear upsampling without aligned corners, average pooling straight from the
 mixed map, floor sizes, no activation.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
@@ -21,7 +22,7 @@ from .hrnet import LEVELS, HRNet
 
 __all__ = ["HRFPN", "build_hrnetv2p_backbone"]
 
-POOLING = {"avg": F.avg_pool2d, "max": F.max_pool2d}
+POOLING: dict[str, Callable[..., torch.Tensor]] = {"avg": F.avg_pool2d, "max": F.max_pool2d}
 ACTIVATIONS = {"": None, "relu": F.relu}
 
 
@@ -29,8 +30,8 @@ class HRFPN(Backbone):
     """A backbone with HRFPN on top: levels "p2" ... at strides 4, 8, ... or, with ``stride=2``,
     "p3" ... at strides 8, 16, ....
 
-    Strides are nominal: a coarse level's real size is the floor of the division by its stride,
-    as in MMDetection.
+    Strides are nominal: the size of a coarse level is the input's divided by its stride, rounded
+    down, as in MMDetection.
     """
 
     @configurable
@@ -49,7 +50,8 @@ class HRFPN(Backbone):
     ):
         """
         Args:
-            bottom_up: the backbone; its levels must each halve the resolution of the one before.
+            bottom_up: the backbone; each of its levels must have half the resolution of the one
+                before.
             in_features: the backbone's levels to use, finest first.
             out_channels: of every output level.
             num_outs: number of output levels.
@@ -62,7 +64,7 @@ class HRFPN(Backbone):
                 rounding, less memory in training.
 
         Raises:
-            ValueError: where an argument is not one of the above or the strides do not fit.
+            ValueError: if an argument is not one of the above, or the strides do not fit.
         """
         super().__init__()
         if stride not in (1, 2):
@@ -80,7 +82,7 @@ class HRFPN(Backbone):
             raise ValueError(f"HRFPN's in_features {missing} are not among {sorted(shapes)}")
         strides = [shapes[name].stride for name in in_features]
         if strides != [strides[0] * 2**i for i in range(len(strides))]:
-            raise ValueError(f"HRFPN needs levels that halve in turn, got strides {strides}")
+            raise ValueError(f"HRFPN's levels must halve in resolution, got strides {strides}")
 
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
@@ -115,7 +117,7 @@ class HRFPN(Backbone):
             self.add_module(f"fpn_output{name[1:]}", conv)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         bottom_up = HRNet(cfg, input_shape)
         node = cfg.MODEL.HRNETV2P.NECK
         return {
@@ -132,7 +134,7 @@ class HRFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Of the input; MMDetection pads to the backbone's 32 whatever the coarsest level."""
+        """MMDetection pads to the backbone's 32, whatever the stride of the coarsest level."""
         return self.bottom_up.size_divisibility
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -177,6 +179,6 @@ def upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 @BACKBONE_REGISTRY.register()
-def build_hrnetv2p_backbone(cfg, input_shape: ShapeSpec) -> HRFPN:
+def build_hrnetv2p_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
     """Backbone and HRFPN from ``cfg.MODEL.HRNETV2P``: "p2" ... "p6", or "p3" ... "p7"."""
     return HRFPN(cfg, input_shape)

@@ -1,21 +1,22 @@
 """HRNetV2: the high-resolution backbone.
 
-Four branches at strides 4, 8, 16 and 32 run side by side and exchange information after every
+Four branches at strides 4, 8, 16 and 32 run in parallel and exchange information after every
 module (Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition",
-https://arxiv.org/abs/1908.07919).  One number, the width W of the finest branch, fixes the whole
-network: branch ``i`` has ``W * 2**i`` channels.
+https://arxiv.org/abs/1908.07919). One number, the width W of the finest branch, determines the
+whole network: branch ``i`` has ``W * 2**i`` channels.
 
-Parameter names are those of the official ImageNet files and of MMDetection's ``HRNet``, so that
-either loads without renaming below ``backbone.bottom_up.``.
+Parameter names are those of the official ImageNet files and of MMDetection's ``HRNet``; below
+``backbone.bottom_up.`` both load without renaming.
 
 Shapes: N images, C channels, H and W rows and columns.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
@@ -23,16 +24,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hrnet_d2.layers.norm_folding import NormFolding, conv_norm
+from hrnet_d2.layers.norm_folding import NormFolding, Vectors, conv_norm
 
-__all__ = ["HRNet", "build_hrnetv2_backbone"]
+from .norm_eval import keep_running_statistics
+
+__all__ = ["HRNet", "build_hrnetv2_backbone", "check_input_size"]
 
 STEM_CHANNELS = 64
 STAGE1_CHANNELS = 256
-# Modules in stages 2, 3 and 4; a stage has as many branches as its number.
+# Modules in stages 2, 3 and 4; stage s has s branches.
 MODULES_PER_STAGE = (1, 4, 3)
 BLOCKS_PER_BRANCH = 4
-# Named as Detectron2's ResNet names the same strides, so that stock necks and heads find them.
+# Detectron2's ResNet has the same names for the same strides, so stock necks and heads fit.
 LEVELS = ("res2", "res3", "res4", "res5")
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
@@ -51,16 +54,26 @@ def _norm(norm: _NormFactory, channels: int) -> nn.Module:
     return layer
 
 
-def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
+def _conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     conv = Conv2d(cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False)
     weight_init.c2_msra_fill(conv)
     return conv
 
 
-class _ConvNorm(nn.Sequential):
-    """Convolution, normalization and whatever follows."""
+def check_input_size(x: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: if ``x`` is not (N, C, H, W) with H and W multiples of 32.
+    """
+    if x.dim() != 4 or x.shape[-2] % 32 or x.shape[-1] % 32:
+        raise ValueError(
+            f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
+            f"{tuple(x.shape)}: pad it (Detectron2 pads by the backbone's size_divisibility)"
+        )
 
-    folding: NormFolding | None = None
+
+class _ConvNorm(nn.Sequential):
+    """Convolution, normalization and the layers that follow, if any."""
 
     def __init__(
         self, cin: int, cout: int, kernel: int, stride: int, norm: _NormFactory, relu: bool = True
@@ -71,7 +84,7 @@ class _ConvNorm(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm, *rest = self
-        x = conv_norm(conv, norm, x, self.folding)
+        x = conv_norm(cast(nn.Conv2d, conv), norm, x)
         for layer in rest:
             x = layer(x)
         return x
@@ -85,8 +98,6 @@ class BasicBlock(nn.Module):
         norm: name or factory of the normalization layer.
     """
 
-    folding: NormFolding | None = None
-
     def __init__(self, channels: int, norm: _NormFactory):
         super().__init__()
         self.conv1 = _conv(channels, channels, 3)
@@ -96,8 +107,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        out = conv_norm(self.conv2, self.bn2, out, self.folding)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
         out += x
         return self.relu(out)
 
@@ -110,8 +121,6 @@ class Bottleneck(nn.Module):
         planes: channels of the 3x3 convolution; the output has ``4 * planes``.
         norm: name or factory of the normalization layer.
     """
-
-    folding: NormFolding | None = None
 
     def __init__(self, cin: int, planes: int, norm: _NormFactory):
         super().__init__()
@@ -126,18 +135,19 @@ class Bottleneck(nn.Module):
         self.downsample = _ConvNorm(cin, cout, 1, 1, norm, relu=False) if cin != cout else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        out = self.relu(conv_norm(self.conv2, self.bn2, out, self.folding))
-        out = conv_norm(self.conv3, self.bn3, out, self.folding)
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 
 class HRModule(nn.Module):
-    """Parallel branches, then the exchange between all of them.
+    """Parallel branches, followed by an exchange between all of them.
 
     Args:
-        channels: of each branch, finest first; branch ``i`` works at ``1 / 2**i`` of the finest.
+        channels: of each branch, finest first; branch ``i`` has ``1 / 2**i`` of the finest
+            branch's resolution.
         norm: name or factory of the normalization layer.
     """
 
@@ -148,7 +158,7 @@ class HRModule(nn.Module):
             for c in channels
         )
         self.fuse_layers = nn.ModuleList(
-            nn.ModuleList(self._fuse_layer(channels, i, j, norm) for j in range(len(channels)))
+            _module_list([self._fuse_layer(channels, i, j, norm) for j in range(len(channels))])
             for i in range(len(channels))
         )
         self.relu = nn.ReLU(inplace=True)
@@ -157,26 +167,27 @@ class HRModule(nn.Module):
     def _fuse_layer(
         channels: Sequence[int], i: int, j: int, norm: _NormFactory
     ) -> nn.Module | None:
-        """The path from branch j to branch i; None where it is the identity."""
+        """The path from branch j to branch i; None stands for the identity."""
         if i == j:
             return None
-        if j > i:  # coarser: 1x1 at its own resolution, then repeat pixels
+        if j > i:  # branch j is coarser: 1x1 at its own resolution, then repeat pixels
             path = _ConvNorm(channels[j], channels[i], 1, 1, norm, relu=False)
             path.append(nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
             return path
-        # finer: halve i - j times; only the last step changes the channels and has no ReLU
+        # Branch j is finer: halve i - j times. Only the last step changes the channels; it has no
+        # ReLU.
         steps = [_ConvNorm(channels[j], channels[j], 3, 2, norm) for _ in range(i - j - 1)]
         steps.append(_ConvNorm(channels[j], channels[i], 3, 2, norm, relu=False))
         return nn.Sequential(*steps)
 
     def forward(self, *xs: torch.Tensor) -> list[torch.Tensor]:
         """Maps of all branches, finest first, to maps of the same shapes."""
-        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+        maps = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
         outputs = []
         for paths in self.fuse_layers:
-            terms = (x if path is None else path(x) for path, x in zip(paths, xs, strict=True))
-            # Summed in the order of the branches: another order changes the last bits.  The first
-            # sum makes a new tensor, since a branch's own output is read by every other path.
+            terms = _terms(paths, maps)
+            # Summed in the order of the branches: another order changes the last bits. The first
+            # sum makes a new tensor, since every other path reads a branch's own output.
             total = next(terms) + next(terms)
             for term in terms:
                 total += term
@@ -184,15 +195,28 @@ class HRModule(nn.Module):
         return outputs
 
 
+def _module_list(modules: Sequence[nn.Module | None]) -> nn.ModuleList:
+    """``nn.ModuleList`` takes None, as a placeholder that keeps the index; its stub does not."""
+    return nn.ModuleList(cast(Sequence[nn.Module], modules))
+
+
+def _terms(paths: nn.Module, maps: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """What each branch contributes to one output of an ``HRModule``."""
+    for path, x in zip(cast(nn.ModuleList, paths), maps, strict=True):
+        yield x if path is None else path(x)
+
+
 @contextlib.contextmanager
-def _running_statistics_held(module: nn.Module):
-    """Keep BatchNorm's running statistics as they are, while it still uses the batch's own."""
+def _recomputing(module: nn.Module, vectors: Vectors | None) -> Iterator[None]:
+    """Run a module a second time, for its backward pass: with the folded norms of the first time,
+    and without moving BatchNorm's running statistics again."""
     layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     saved = [(m.momentum, m.num_batches_tracked) for m in layers]
     for m in layers:
         m.momentum, m.num_batches_tracked = 0.0, None
     try:
-        yield
+        with NormFolding.repeated(vectors):
+            yield
     finally:
         for m, (momentum, tracked) in zip(layers, saved, strict=True):
             m.momentum, m.num_batches_tracked = momentum, tracked
@@ -201,8 +225,8 @@ def _running_statistics_held(module: nn.Module):
 class HRNet(Backbone):
     """The HRNetV2 backbone of any width.
 
-    As a user of Detectron2 would: ``build_hrnetv2_backbone`` in YAML, ``L(HRNet)(width=32)`` in a
-    LazyConfig.  Follows MMDetection's ``HRNet`` (and the official ``cls_hrnet``) exactly.
+    In YAML it is ``build_hrnetv2_backbone``, in a LazyConfig ``L(HRNet)(width=32)``. Follows
+    MMDetection's ``HRNet`` (and the official ``cls_hrnet``) exactly.
     """
 
     folding: NormFolding | None = None
@@ -225,18 +249,18 @@ class HRNet(Backbone):
             width: channels of the finest branch: 18, 32, 40 and 48 have published weights.
             norm: "BN", "FrozenBN", "SyncBN", "GN", or a callable from channels to a layer.
             norm_eval: keep batch-normalization layers on their running statistics in training
-                while their weight and bias learn, as MMDetection's detectors are trained. Turn it
-                off to train from scratch.
+                while their weight and bias learn, as MMDetection trains its detectors. Turn it off
+                to train from scratch.
             freeze_at: number of stages that do not learn: 1 is the stem, 2 adds stage 1, up to 5.
             fold_norm: in training, make normalization on running statistics part of the
                 convolution: same results and gradients to rounding, less memory and time.
-            act_checkpoint: names among "stage1" ... "stage4" whose activations are computed
-                again in the backward pass instead of kept: same results, less memory.
+            act_checkpoint: names among "stage1" ... "stage4" whose activations are recomputed in
+                the backward pass instead of kept: same results, less memory.
             out_features: names among "res2" ... "res5" (strides 4 ... 32) to return.
             in_channels: of the image.
 
         Raises:
-            ValueError: where an argument is not one of the above.
+            ValueError: if an argument is not one of the above.
         """
         super().__init__()
         if width < 1:
@@ -245,9 +269,11 @@ class HRNet(Backbone):
             raise ValueError(f"HRNet's freeze_at must be in 0..{len(STAGES)}, got {freeze_at}")
         for name in act_checkpoint:
             if name not in STAGES[1:]:
-                raise ValueError(f"HRNet's act_checkpoint has {name!r}, not one of {STAGES[1:]}")
+                raise ValueError(f"HRNet's act_checkpoint must be among {STAGES[1:]}, got {name!r}")
         if not out_features or any(name not in LEVELS for name in out_features):
-            raise ValueError(f"HRNet's out_features {list(out_features)} are not among {LEVELS}")
+            raise ValueError(
+                f"HRNet's out_features must be among {LEVELS}, got {list(out_features)}"
+            )
         self.norm_eval = norm_eval
         self.freeze_at = freeze_at
         self.act_checkpoint = tuple(act_checkpoint)
@@ -265,18 +291,18 @@ class HRNet(Backbone):
             Bottleneck(STEM_CHANNELS, STAGE1_CHANNELS // 4, norm),
             *(Bottleneck(STAGE1_CHANNELS, STAGE1_CHANNELS // 4, norm) for _ in range(3)),
         )
-        # Every stage opens one new branch from the coarsest map before it; the others pass through.
-        # The first transition also narrows stage 1's map to the finest branch.
+        # Each transition adds one branch, from the coarsest map before it; the others pass through.
+        # The first also reduces stage 1's channels to the finest branch's.
         self.transition1 = nn.ModuleList(
             [
                 _ConvNorm(STAGE1_CHANNELS, channels[0], 3, 1, norm),
                 nn.Sequential(_ConvNorm(STAGE1_CHANNELS, channels[1], 3, 2, norm)),
             ]
         )
-        self.transition2 = nn.ModuleList(
+        self.transition2 = _module_list(
             [None, None, nn.Sequential(_ConvNorm(channels[1], channels[2], 3, 2, norm))]
         )
-        self.transition3 = nn.ModuleList(
+        self.transition3 = _module_list(
             [None, None, None, nn.Sequential(_ConvNorm(channels[2], channels[3], 3, 2, norm))]
         )
         for stage, modules in enumerate(MODULES_PER_STAGE, start=2):
@@ -286,15 +312,12 @@ class HRNet(Backbone):
         if fold_norm:
             norms = (m for m in self.modules() if isinstance(m, _BatchNorm | FrozenBatchNorm2d))
             self.folding = NormFolding(norms)
-            for module in self.modules():
-                if isinstance(module, _ConvNorm | BasicBlock | Bottleneck):
-                    module.folding = self.folding
         for module in self._frozen_modules():
             for parameter in module.parameters():
                 parameter.requires_grad = False
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         if "HRNETV2P" not in cfg.MODEL:
             raise KeyError("cfg.MODEL has no HRNETV2P: call hrnet_d2.add_hrnet_config(cfg) first")
         node = cfg.MODEL.HRNETV2P
@@ -315,7 +338,7 @@ class HRNet(Backbone):
         return 32
 
     def _frozen_modules(self) -> list[nn.Module]:
-        stages = [
+        stages: list[list[nn.Module]] = [
             [self.conv1, self.bn1, self.conv2, self.bn2],
             [self.layer1],
             [self.transition1, self.stage2],
@@ -324,21 +347,21 @@ class HRNet(Backbone):
         ]
         return [module for stage in stages[: self.freeze_at] for module in stage]
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "HRNet":
         """As ``nn.Module.train``, but layers on running statistics stay in eval mode."""
         super().train(mode)
-        if mode:
-            for root in [self] if self.norm_eval else self._frozen_modules():
-                for module in root.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
+        keep_running_statistics(*([self] if self.norm_eval else self._frozen_modules()))
         return self
 
-    def _run(self, stage: str, module: nn.Module, *xs: torch.Tensor):
+    def _run(self, stage: str, module: nn.Module, *xs: torch.Tensor) -> Any:
         if stage in self.act_checkpoint and self.training and torch.is_grad_enabled():
-            # The second forward pass must not move the running statistics a second time.
-            contexts = lambda: (contextlib.nullcontext(), _running_statistics_held(module))  # noqa: E731
-            return checkpoint(module, *xs, use_reentrant=False, context_fn=contexts)
+            vectors = NormFolding.vectors_of_pass()
+            return checkpoint(
+                module,
+                *xs,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), _recomputing(module, vectors)),
+            )
         return module(*xs)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -350,17 +373,15 @@ class HRNet(Backbone):
             The levels of ``out_features``: name to (N, W * 2**i, H / stride, W / stride).
 
         Raises:
-            ValueError: where H or W is no multiple of 32.
+            ValueError: if H or W is not a multiple of 32.
         """
-        if x.dim() != 4 or x.shape[-2] % 32 or x.shape[-1] % 32:
-            raise ValueError(
-                f"HRNet's input must be (N, C, H, W) with H and W multiples of 32, got "
-                f"{tuple(x.shape)}: pad it (Detectron2 does by the backbone's size_divisibility)"
-            )
-        if self.folding is not None:
-            self.folding.prepare()
-        x = self.relu(conv_norm(self.conv1, self.bn1, x, self.folding))
-        x = self.relu(conv_norm(self.conv2, self.bn2, x, self.folding))
+        check_input_size(x)
+        with contextlib.nullcontext() if self.folding is None else self.folding.forward_pass():
+            return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x))
         for block in self.layer1:
             x = self._run("stage1", block, x)
 
@@ -374,6 +395,6 @@ class HRNet(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_hrnetv2_backbone(cfg, input_shape: ShapeSpec) -> HRNet:
+def build_hrnetv2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNet:
     """The backbone alone, from ``cfg.MODEL.HRNETV2P``: levels "res2" ... "res5" for any neck."""
     return HRNet(cfg, input_shape)

@@ -1,12 +1,14 @@
-"""The meta-architecture of Hybrid Task Cascade: images and their semantic maps to the ROI heads.
+"""The meta-architecture of Hybrid Task Cascade: passes semantic maps on to the ROI heads.
 
 Chen et al., "Hybrid Task Cascade for Instance Segmentation", https://arxiv.org/abs/1901.07518.
 The cascade itself is :class:`hrnet_d2.modeling.roi_heads.htc.HTCROIHeads`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import ImageList
@@ -35,29 +37,29 @@ class SemanticImageList(ImageList):
 
 @META_ARCH_REGISTRY.register()
 class HybridTaskCascade(GeneralizedRCNN):
-    """``GeneralizedRCNN`` that hands semantic maps to its ROI heads.
+    """``GeneralizedRCNN`` that passes semantic maps on to its ROI heads.
 
-    In training an input may have "sem_seg", an integer tensor (H, W) of the image's size; pixels
-    of an input without one are ignored, and so is padding.
+    In training an input may have "sem_seg", an integer tensor (H, W) of the image's size. Padding,
+    and all pixels of an input without one, are ignored.
     """
 
     @configurable
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         """
         Args:
-            kwargs: of Detectron2's ``GeneralizedRCNN``; its ROI heads are :class:`HTCROIHeads`.
+            kwargs: of Detectron2's ``GeneralizedRCNN``; the ROI heads are :class:`HTCROIHeads`.
         """
         super().__init__(**kwargs)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return super().from_config(cfg)
 
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """As ``GeneralizedRCNN.preprocess_image``; in training with the semantic maps.
 
         Raises:
-            ValueError: where a map and its image differ in size.
+            ValueError: if a map and its image differ in size.
         """
         images = super().preprocess_image(batched_inputs)
         head = getattr(self.roi_heads, "semantic_head", None)
@@ -71,7 +73,8 @@ class HybridTaskCascade(GeneralizedRCNN):
             elif tuple(sem_seg.shape) != tuple(size):
                 name = entry.get("sem_seg_file_name", entry.get("file_name", "an input"))
                 raise ValueError(
-                    f"{name}: the semantic map is {tuple(sem_seg.shape)}, its image {tuple(size)}"
+                    f"{name}: the size of the semantic map is {tuple(sem_seg.shape)}, that of its "
+                    f"image {tuple(size)}"
                 )
             height, width = images.tensor.shape[-2:]
             padding = (0, width - size[1], 0, height - size[0])

@@ -1,4 +1,6 @@
-"""Mask head of Hybrid Task Cascade, with the flow of mask information between stages."""
+"""Mask head of Hybrid Task Cascade, with mask information flow between the stages."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +15,17 @@ __all__ = ["HTCMaskHead"]
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class HTCMaskHead(MaskRCNNConvUpsampleHead):
-    """Mask R-CNN's head that can add what the head before it saw to its own input.
+    """Mask R-CNN's head, which can add the features of the stage before to its own input.
 
     Follows MMDetection's ``HTCMaskHead``.
     """
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, with_conv_res: bool = False, **kwargs):
+    def __init__(self, input_shape: ShapeSpec, *, with_conv_res: bool = False, **kwargs: Any):
         """
         Args:
             input_shape: of a region's features.
-            with_conv_res: whether there is a head before it (all stages but the first).
+            with_conv_res: whether there is a stage before it.
             kwargs: of Detectron2's ``MaskRCNNConvUpsampleHead``.
         """
         super().__init__(input_shape, **kwargs)
@@ -37,7 +39,7 @@ class HTCMaskHead(MaskRCNNConvUpsampleHead):
         """
         Args:
             x: (R, C, 14, 14) features of R regions.
-            last: what this method of the head before returned; None for the first.
+            last: what this method returned for the stage before; None for the first stage.
 
         Returns:
             (R, C, 14, 14), before the upsampling.

@@ -1,5 +1,7 @@
 """Ground-truth masks of sampled proposals, without a copy of a full-size mask for each."""
 
+from typing import Any
+
 import torch
 from detectron2.structures import BitMasks
 from torchvision.ops import roi_align
@@ -8,11 +10,12 @@ __all__ = ["MatchedMasks"]
 
 
 class MatchedMasks:
-    """``masks[index]``, never materialized: a proposal points at the mask of its object.
+    """``masks[index]``, never materialized: each proposal refers to the mask of its object.
 
     Indexing Detectron2's ``BitMasks`` by 512 sampled proposals copies 512 bitmaps of the image's
-    size (half a gigabyte at 800x1333) of which only crops are ever read.  This keeps the M masks
-    of the image and an index; it serves as a field of ``Instances`` and to ``mask_rcnn_loss``.
+    size (half a gigabyte at 800x1333), of which only crops are ever read. This class keeps the M
+    masks of the image and an index. It can be a field of ``Instances``, and ``mask_rcnn_loss``
+    accepts it.
     """
 
     def __init__(self, masks: BitMasks, index: torch.Tensor):
@@ -27,10 +30,10 @@ class MatchedMasks:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, item) -> "MatchedMasks":
+    def __getitem__(self, item: Any) -> "MatchedMasks":
         return MatchedMasks(self.masks, self.index[item])
 
-    def to(self, *args, **kwargs) -> "MatchedMasks":
+    def to(self, *args: Any, **kwargs: Any) -> "MatchedMasks":
         return MatchedMasks(self.masks.to(*args, **kwargs), self.index.to(*args, **kwargs))
 
     @property
@@ -39,7 +42,7 @@ class MatchedMasks:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """(R, H, W) bool, materialized: for drawing a few."""
+        """(R, H, W) bool, materialized; meant for drawing a few."""
         return self.masks.tensor[self.index]
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:

@@ -1,7 +1,10 @@
 """ROI heads of Faster and Mask R-CNN with MMDetection's assignment and sampling of proposals."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -11,18 +14,26 @@ from detectron2.utils.events import get_event_storage
 
 from hrnet_d2.modeling.matcher import MaxIoUMatcher
 
+from .detections import DetectionRule, build_detection_rule, detectron2_rule
 from .matched_masks import MatchedMasks
 
 __all__ = ["MaxIoUROIHeads", "MaxIoUSampling"]
 
 
 class MaxIoUSampling:
-    """Mixin of ``ROIHeads``: match the proposals, then add the ground truth, then sample.
+    """Mixin for ``ROIHeads``: match the proposals, then add the ground truth, then sample.
 
-    Detectron2 adds the ground truth first and matches all.  With low-quality matches that would
-    be another assignment, since every object's best box would then be itself.  Follows
-    MMDetection's ``MaxIoUAssigner`` and ``RandomSampler``.
+    Detectron2 adds the ground truth first and matches everything. With low-quality matches that
+    would be a different assignment, since every object's best box would be the object itself.
+    Follows MMDetection's ``MaxIoUAssigner`` and ``RandomSampler``.
     """
+
+    # Attributes of the ``ROIHeads`` that this is mixed into.
+    batch_size_per_image: int
+    num_classes: int
+    positive_fraction: float
+    proposal_append_gt: bool
+    proposal_matcher: Matcher
 
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
@@ -43,12 +54,12 @@ class MaxIoUSampling:
             proposals: for each image, with ``proposal_boxes``.
             targets: for each image, with ``gt_boxes``, ``gt_classes`` and other ``gt_*`` fields.
             matcher: assigns ground truth to proposals.
-            suffix: of the names under which the numbers of samples are logged.
+            suffix: appended to the names under which the numbers of samples are logged.
 
         Returns:
             For each image the sampled proposals, positives first: ``proposal_boxes``,
             ``gt_classes`` (the number of classes is background), ``is_gt`` (bool, true for boxes
-            that are ground truth and no proposal), and, where the image has objects, every other
+            that are ground truth and not proposals), and, if the image has objects, every other
             ``gt_*`` field of the object that the proposal was assigned to.
         """
         sampled, num_fg, num_bg = [], 0, 0
@@ -96,22 +107,46 @@ class MaxIoUSampling:
 class MaxIoUROIHeads(MaxIoUSampling, StandardROIHeads):
     """Detectron2's ``StandardROIHeads``, trained as MMDetection's ``StandardRoIHead``.
 
-    Takes Detectron2's arguments; at test nothing differs.
+    At test it is Detectron2's, but for ``detection_rule``.
     """
 
     @configurable
-    def __init__(self, **kwargs):
+    def __init__(self, *, detection_rule: DetectionRule = detectron2_rule, **kwargs: Any):
+        """
+        Args:
+            detection_rule: selects the detections; Detectron2's by default.
+            kwargs: of Detectron2's ``StandardROIHeads``.
+        """
         super().__init__(**kwargs)
+        self.detection_rule = detection_rule
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
-        ret = super().from_config(cfg, input_shape)
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        ret: dict[str, Any] = super().from_config(cfg, input_shape)
         node = cfg.MODEL.ROI_HEADS
         ret["proposal_matcher"] = MaxIoUMatcher(
             node.IOU_THRESHOLDS,
             node.IOU_LABELS,
             allow_low_quality_matches=node.MATCH_LOW_QUALITY,
-            # MMDetection's configs set the floor to the threshold of a positive.
+            # MMDetection's configs set it to the threshold of a positive.
             min_pos_iou=node.IOU_THRESHOLDS[-1],
         )
+        ret["detection_rule"] = build_detection_rule(cfg)
         return ret
+
+    def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]) -> Any:
+        """As Detectron2's: losses in training, otherwise detections without masks."""
+        if self.training:
+            return super()._forward_box(features, proposals)
+        maps = [features[name] for name in self.box_in_features]
+        x = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        predictor = self.box_predictor
+        predictions = predictor(self.box_head(x))
+        return self.detection_rule(
+            predictor.predict_boxes(predictions, proposals),
+            predictor.predict_probs(predictions, proposals),
+            [p.image_size for p in proposals],
+            predictor.test_score_thresh,
+            predictor.test_nms_thresh,
+            predictor.test_topk_per_image,
+        )

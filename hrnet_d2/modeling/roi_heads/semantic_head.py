@@ -7,10 +7,11 @@ N images, C channels, h and w rows and columns at the branch's stride.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from fvcore.nn import weight_init
 from torch import nn
@@ -19,10 +20,10 @@ __all__ = ["FusedSemanticHead"]
 
 
 class FusedSemanticHead(nn.Module):
-    """All levels of the pyramid, summed at one stride, to a semantic map and an embedding.
+    """Sums all levels of the pyramid at one stride and predicts a semantic map and an embedding.
 
-    The map is trained on stuff maps and not needed at test; the embedding is what the box and
-    mask heads read.
+    The map is trained on stuff maps and not needed at test; the box and mask heads read the
+    embedding.
     """
 
     @configurable
@@ -43,20 +44,23 @@ class FusedSemanticHead(nn.Module):
             input_shape: the features' shapes, by name.
             in_features: the levels to sum, finest first.
             num_classes: of the semantic map; COCO's stuff maps have 183 (ids 0 ... 182).
-            common_stride: at which they are summed; one of the levels must have it.
+            common_stride: at which they are summed; exactly one of the levels must have it.
             conv_dim: channels of the branch and of the embedding.
             num_convs: number of 3x3 convolutions after the sum.
-            ignore_value: label of pixels that do not count.
+            ignore_value: label of pixels that are ignored.
             loss_weight: factor on the loss.
 
         Raises:
-            ValueError: where no level, or more than one, has the common stride.
+            ValueError: if no level, or more than one, has the common stride.
         """
         super().__init__()
         levels = [n for n in in_features if input_shape[n].stride == common_stride]
         if len(levels) != 1:
             strides = {n: input_shape[n].stride for n in in_features}
-            raise ValueError(f"one level must have the common stride {common_stride}: {strides}")
+            raise ValueError(
+                f"FusedSemanticHead needs exactly one level of the common stride {common_stride}, "
+                f"got strides {strides}"
+            )
         self.in_features = tuple(in_features)
         self.common_level = levels[0]
         self.common_stride = common_stride
@@ -64,7 +68,7 @@ class FusedSemanticHead(nn.Module):
         self.ignore_value = ignore_value
         self.loss_weight = loss_weight
 
-        # Their ReLU comes after the resizing, see _fuse.
+        # Their ReLU follows the resizing, see _fuse.
         self.lateral_convs = nn.ModuleList(
             Conv2d(input_shape[name].channels, conv_dim, 1) for name in in_features
         )
@@ -76,12 +80,12 @@ class FusedSemanticHead(nn.Module):
         for module in self.modules():
             if isinstance(module, Conv2d):
                 weight_init.c2_msra_fill(module)
-        # As other classifiers begin: the features are large, and with few classes the usual scale
-        # would begin with losses of 30 and more.
+        # The usual scale of a classifier's initialization: the features are large, and with few
+        # classes the scale above would give initial losses of 30 and more.
         nn.init.normal_(self.conv_logits.weight, std=0.01)
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         node = cfg.MODEL.SEM_SEG_HEAD
         return {
             "input_shape": input_shape,
@@ -123,7 +127,8 @@ class FusedSemanticHead(nn.Module):
         for name, lateral in laterals.items():
             x = features[name]
             # MMDetection resizes first. A 1x1 convolution commutes with the resizing (both are
-            # linear, and its weights sum to one for the bias), so it runs where pixels are fewer.
+            # linear, and the resizing's weights sum to one, which leaves the bias as it is), so it
+            # runs at the lower resolution.
             if x.shape[-2:].numel() < size.numel():
                 x = _resize(lateral(x), size)
             else:
@@ -134,14 +139,14 @@ class FusedSemanticHead(nn.Module):
         return total
 
     def _loss(self, logits: torch.Tensor, sem_seg: torch.Tensor | None) -> torch.Tensor:
-        """Cross entropy, the mean over pixels not ignored; 0 where all are.
+        """Cross entropy, averaged over the pixels that are not ignored; 0 if there are none.
 
-        The labels are those of the top left pixel of each cell, MMDetection's nearest resize.
+        The labels are those of the top left pixel of each cell: MMDetection's nearest resize.
         """
         if sem_seg is None:
             raise ValueError(
-                "the semantic branch needs maps (N, H, W) to train: use META_ARCHITECTURE "
-                "HybridTaskCascade, which brings 'sem_seg', or turn MODEL.HTC.SEMANTIC_ON off"
+                "the semantic branch needs maps (N, H, W) to train: set MODEL.META_ARCHITECTURE to "
+                "HybridTaskCascade, which passes 'sem_seg' on, or MODEL.HTC.SEMANTIC_ON to False"
             )
         labels = sem_seg[:, :: self.common_stride, :: self.common_stride]
         if labels.shape[-2:] != logits.shape[-2:]:
@@ -149,7 +154,7 @@ class FusedSemanticHead(nn.Module):
                 f"semantic maps of size {tuple(sem_seg.shape[-2:])} do not fit logits of "
                 f"{tuple(logits.shape[-2:])} at stride {self.common_stride}"
             )
-        if labels.device.type == "cpu":  # on a device this would wait for it
+        if labels.device.type == "cpu":  # on a GPU the check would synchronize
             self._check_labels(labels)
         labels = labels.to(logits.device, torch.int64, non_blocking=True)
         total = F.cross_entropy(
@@ -162,8 +167,9 @@ class FusedSemanticHead(nn.Module):
         bad &= labels != self.ignore_value
         if bad.any():
             raise ValueError(
-                f"a semantic map has label {labels[bad][0].item()}, but SEM_SEG_HEAD.NUM_CLASSES "
-                f"is {self.num_classes} and {self.ignore_value} is what is ignored"
+                f"a semantic map has label {labels[bad][0].item()}, but "
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {self.num_classes} (and IGNORE_VALUE "
+                f"{self.ignore_value})"
             )
 
 

@@ -16,16 +16,6 @@ from hrnet_d2.data import (
 )
 
 
-@pytest.fixture(autouse=True)
-def forget_datasets(monkeypatch, tmp_path):
-    monkeypatch.setenv("HRNET_D2_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
 def fails(coco, match):
     coco.save()
     with pytest.raises(DatasetError, match=f"(?s){match}"):
@@ -132,7 +122,7 @@ def test_all_problems_at_once(coco):
     message = str(error.value)
     for part in (
         "several annotations have the id 1:",
-        '2 annotations have a image_id that "images" lacks: 11, 99',
+        '2 annotations have an image_id that "images" lacks: 11, 99',
         '1 annotations have a category_id that "categories" lacks: 5',
         "four finite numbers (x, y, width, height): ids 5, 6",
         '1 annotations are marked "ignore" (ids 6)',
@@ -157,7 +147,7 @@ def test_all_problems_at_once(coco):
         ("categories", "name"),
     ],
 )
-def test_lacking_keys(coco, table, key):
+def test_missing_keys(coco, table, key):
     del coco.data[table][0][key]
     fails(coco, f"1 {table} lack .*{key}")
 
@@ -185,16 +175,16 @@ def test_unusable_boxes_are_counted(coco, caplog):
     assert "1 of 6 boxes miss their image" in caplog.text
 
 
-def test_masks_need_outlines(cfg, coco, coco_val):
+def test_masks_need_segmentations(cfg, coco, coco_val):
     coco.data["annotations"][4].update(segmentation=[], iscrowd=1)
     coco.save()
     cfg.MODEL.MASK_ON = True
     configure_custom_data(cfg, coco.source, coco_val.source)
-    with pytest.raises(DatasetError, match="1 of 6 annotations.*train.json.*id 5"):
+    with pytest.raises(DatasetError, match="1 of 6 objects.*train.json.*id 5"):
         configure_custom_data(cfg, val=coco.source)  # COCO's evaluation reads crowds too
     del coco.data["annotations"][3]["segmentation"]
     coco.save()
-    with pytest.raises(DatasetError, match=r"1 of 6 annotations.*train.json.*id 4.*faster_rcnn"):
+    with pytest.raises(DatasetError, match=r"1 of 5 objects.*train.json.*id 4.*faster_rcnn"):
         configure_custom_data(cfg, coco.source)
     cfg.MODEL.MASK_ON = False
     configure_custom_data(cfg, coco.source, coco.source)

@@ -9,7 +9,7 @@ from hrnet_d2.modeling import HRFPN, HRNet
 
 
 def upsampled(x: np.ndarray, scale: int) -> np.ndarray:
-    """Bilinear upsampling of (C, H, W) by the definition: pixel centers, borders repeated."""
+    """Bilinear upsampling of (C, H, W) by definition: pixel centers, borders repeated."""
 
     def weights(size):
         matrix = np.zeros((size * scale, size))
@@ -89,7 +89,7 @@ def test_sizes_are_floors(stride, levels, sizes):
     assert net.padding_constraints == {}
 
 
-def test_a_strip_thinner_than_the_coarsest_window_has_all_levels():
+def test_an_image_narrower_than_the_coarsest_window_has_all_levels():
     with torch.no_grad():
         outputs = HRFPN(HRNet(4), out_channels=4, stride=2)(torch.zeros(1, 3, 32, 1344))
     assert [tuple(f.shape[-2:]) for f in outputs.values()] == [
@@ -111,7 +111,7 @@ def test_norm_and_activation_are_optional():
 
 
 class Odd(Backbone):
-    """A backbone whose levels do not halve."""
+    """A backbone whose levels do not halve in resolution."""
 
     def __init__(self):
         super().__init__()

@@ -22,7 +22,7 @@ def small_config(*overrides):
     return cfg
 
 
-def test_the_published_layout():
+def test_parameter_names_are_those_of_the_published_files():
     assert len(HRNet(18).state_dict()) == 1525 + 305  # of which 305 num_batches_tracked
 
 
@@ -54,7 +54,7 @@ def test_unpadded_input_is_refused(shape):
         HRNet(4)(torch.zeros(shape))
 
 
-def test_norm_eval_keeps_statistics_and_trains_the_affine():
+def test_norm_eval_keeps_statistics_and_trains_weights_and_biases():
     net = HRNet(4).train()
     before = copy.deepcopy(net.state_dict())
     sum(f.sum() for f in net(torch.randn(1, 3, 64, 64)).values()).backward()

@@ -33,7 +33,7 @@ def norms(backbone):
     return [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
-def test_statistics_rest_while_the_affine_learns(backbone):
+def test_running_statistics_stay_while_weights_and_biases_learn(backbone):
     assert backbone.train() is backbone and backbone.training
     assert norms(backbone) and not any(m.training for m in norms(backbone))
     before = [m.running_mean.clone() for m in norms(backbone)]

@@ -106,7 +106,7 @@ def test_losses_are_divided_by_the_sampled_anchors():
         torch.testing.assert_close(sampled[name] * count, configured[name] * 2 * 10**6)
 
 
-def test_all_keys_turned_back_is_detectron2s():
+def test_all_keys_at_stock_values_is_detectron2s():
     instances = [targets((120, 100), [10, 10, 60, 60], [40, 20, 90, 110])]
     maps = features(128, 128)
     back = [

@@ -1,4 +1,4 @@
-"""Two processes, one of which has nothing to learn from: no parameter may go unused."""
+"""Two processes, one of which has no objects to learn from: no parameter may be unused."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def train(family: str, path: str) -> None:
     model = create_ddp_model(tiny_model(tiny_config(family)), device_ids=None)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for i in range(ITERATIONS):
-        # they take turns, so that both have every kind of image
+        # they alternate, so that both get every kind of image
         plain = (i + comm.get_rank()) % 2 == 0
         record = tiny_input(i) if plain else tiny_input(i, boxes=(), sem_seg=False)
         losses = training_losses(model, [record])
         optimizer.zero_grad()
-        # DistributedDataParallel raises here in the next step if a parameter had no part
+        # DistributedDataParallel raises in the next step if a parameter was unused
         sum(losses.values()).backward()
         optimizer.step()
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -36,7 +36,7 @@ def train(family: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["cascade_mask", "htc"])
-def test_ranks_stay_together(family, tmp_path):
+def test_ranks_stay_in_sync(family, tmp_path):
     path = str(tmp_path / "weights.pth")
     launch(train, 2, dist_url="auto", args=(family, path))
     one, other = torch.load(path)

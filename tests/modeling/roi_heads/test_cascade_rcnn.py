@@ -160,7 +160,7 @@ def test_stage_loss_weights_scale_every_loss_of_a_stage():
 # ------------------------------------------------------------------ sampling in training
 
 
-def test_every_stage_samples_afresh_with_the_ground_truth(monkeypatch):
+def test_every_stage_samples_again_with_the_ground_truth(monkeypatch):
     model = tiny_model(tiny_config("cascade"))
     samples = spy(monkeypatch, model.roi_heads, "sample_proposals")
     refined = spy(monkeypatch, model.roi_heads, "_refine")
@@ -170,12 +170,12 @@ def test_every_stage_samples_afresh_with_the_ground_truth(monkeypatch):
     gt = record["instances"].gt_boxes.tensor
     for (sample,), (moved,) in zip(samples, refined, strict=True):
         assert torch.equal(sample.proposal_boxes.tensor[sample.is_gt].sort(0)[0], gt.sort(0)[0])
-        # each object that was put in is labeled as itself
+        # each object that was added is labeled as itself
         assert torch.equal(
             sample.gt_boxes.tensor[sample.is_gt], sample.proposal_boxes.tensor[sample.is_gt]
         )
         assert len(moved) == len(sample) - len(gt)
-    # what a stage samples from is what the stage before has moved
+    # a stage samples from the boxes that the stage before refined
     for (sample,), (moved,) in zip(samples[1:], refined, strict=False):
         pool = {tuple(box) for box in moved.proposal_boxes.tensor.tolist()}
         own = sample.proposal_boxes.tensor[~sample.is_gt].tolist()
@@ -326,7 +326,7 @@ def test_bfloat16(family):
 
 @pytest.mark.parametrize("family", ["cascade_mask", "htc"])
 @torch.no_grad()
-def test_tracing_serves_other_sizes(family):
+def test_a_traced_model_works_for_other_sizes(family):
     model = tiny_model(tiny_config(family))
     first, other = tiny_input(0)["image"], tiny_input(1, size=(64, 160))["image"]
 

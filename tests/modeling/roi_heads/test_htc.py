@@ -81,7 +81,7 @@ def test_masks_learn_on_boxes_that_their_stage_refined(monkeypatch):
         own = sample.proposal_boxes.tensor[~sample.is_gt].tolist()
         assert own and all(tuple(box) in pool for box in own), stage
         assert sample.is_gt.sum() == 2  # the ground truth is put in once more
-    # the next stage goes on from the refined boxes, not from the masks' sample
+    # the next stage starts from the refined boxes, not from the masks' sample
     for (sample,), (moved,) in zip(samples[2::2], refined, strict=False):
         pool = {tuple(box) for box in moved.proposal_boxes.tensor.tolist()}
         own = sample.proposal_boxes.tensor[~sample.is_gt].tolist()
@@ -122,7 +122,7 @@ def test_unknown_mask_test_is_refused():
 
 
 @torch.no_grad()
-def test_semantic_embedding_joins_boxes_and_masks():
+def test_semantic_embedding_is_added_to_boxes_and_masks():
     model = tiny_model(tiny_config("htc"))
     heads = model.roi_heads
     _, features, _ = eval_state(model, [tiny_input()])
@@ -140,7 +140,7 @@ def test_semantic_embedding_joins_boxes_and_masks():
     )
 
 
-def test_without_semantic_there_is_no_trace_of_it():
+def test_without_semantic_branch_nothing_of_it_is_left():
     model = tiny_model(tiny_config("htc_without_semantic"))
     assert not [name for name in model.state_dict() if "semantic" in name]
     losses = training_losses(model, [tiny_input(sem_seg=True)])
@@ -160,7 +160,7 @@ def test_maps_are_padded_and_missing_ones_ignored():
     assert torch.equal(images.sem_seg[0, :90, :120], inputs[0]["sem_seg"])
     assert (images.sem_seg[0, 90:] == 255).all() and (images.sem_seg[0, :, 120:] == 255).all()
     assert (images.sem_seg[1] == 255).all()
-    # at test there is nothing to carry
+    # at test there are no maps to pass on
     assert not hasattr(model.eval().preprocess_image(inputs), "sem_seg")
 
 

@@ -53,7 +53,7 @@ def sample(heads, proposals_, targets_):
         return heads.label_and_sample_proposals([proposals_], [targets_])[0]
 
 
-def test_ground_truth_joins_the_sample_and_is_marked():
+def test_ground_truth_is_added_to_the_sample_and_marked():
     gt = targets([0, 0, 20, 20], [30, 30, 60, 60])
     result = sample(build(), proposals([0, 0, 20, 18], [40, 0, 60, 10]), gt)
     assert result.is_gt.sum() == 2
@@ -68,7 +68,7 @@ def test_ground_truth_is_left_out_when_asked():
     assert not result.is_gt.any() and len(result) == 1
 
 
-def test_low_quality_matches_look_at_proposals_alone():
+def test_low_quality_matches_consider_only_proposals():
     # The proposal overlaps the first object more, and is the second's best.
     gt = targets([0, 0, 20, 20], [0, 4, 20, 28])
     shared = proposals([0, 0, 20, 22], [0, 0, 20, 20])

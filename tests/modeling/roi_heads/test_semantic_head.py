@@ -61,7 +61,7 @@ def test_corners_are_aligned():
     other = {**features, "p4": features["p4"].clone()}
     other["p4"][..., 0, 0] += 1.0
     head.lateral_convs[2].weight.data.abs_()
-    # with aligned corners a corner of the coarse map falls on a corner of the fine one alone
+    # with aligned corners only the corners of the coarse and the fine map coincide
     resized = F.interpolate(other["p4"] - features["p4"], (12, 20), mode="bilinear")
     assert resized[0, 0, 0, 1] == 0.75  # without, it would still have three quarters one pixel on
     size = torch.Size((12, 20))

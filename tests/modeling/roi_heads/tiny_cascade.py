@@ -1,4 +1,4 @@
-"""Small models of the cascade families and inputs for them, so that tests take moments."""
+"""Small models of the cascade families and inputs for them, for fast tests."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def tiny_config(family: str) -> CfgNode:
 
 
 def tiny_model(cfg: CfgNode) -> torch.nn.Module:
-    """The model with fixed weights, lively enough that stages differ; in eval mode."""
+    """The model with fixed weights, large enough that stages differ; in eval mode."""
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     with torch.no_grad():

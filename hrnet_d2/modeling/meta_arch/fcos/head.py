@@ -5,13 +5,17 @@ Shapes: N images, C classes, and Hl and Wl rows and columns of level l.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, get_norm
 from torch import nn
 
-__all__ = ["FCOSHead", "Scale"]
+__all__ = ["FCOSHead", "Predictions", "Scale"]
+
+# For each level: logits of the classes, distances to the sides, logits of the centerness.
+Predictions = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
 
 
 class Scale(nn.Module):
@@ -48,28 +52,28 @@ class FCOSHead(nn.Module):
     ):
         """
         Args:
-            input_shape: of each level, with its channels (the same for all) and its stride.
+            input_shape: of each level: its channels (the same for all) and its stride.
             num_classes: C.
             num_convs: convolutions in each tower; 0 predicts straight from the features.
             norm: name or factory of the normalization layer after each; "" is none.
-            prior_prob: probability of every class that the head starts with.
+            prior_prob: probability of every class at the start of training.
             norm_on_bbox: regress through ReLU in units of the level's stride, instead of through
                 the exponential in pixels.
             centerness_on_reg: predict the centerness from the tower of the boxes.
 
         Raises:
-            ValueError: where levels differ in channels, or an argument is out of range.
+            ValueError: if levels differ in channels, or an argument is out of range.
         """
         super().__init__()
-        channels = {shape.channels for shape in input_shape}
-        if len(channels) != 1:
-            raise ValueError(f"FCOSHead needs levels of equal channels, got {sorted(channels)}")
+        of_levels = {shape.channels for shape in input_shape}
+        if len(of_levels) != 1:
+            raise ValueError(f"FCOSHead needs levels of equal channels, got {sorted(of_levels)}")
         if num_classes < 1 or num_convs < 0 or not 0 < prior_prob < 1:
             raise ValueError(
                 f"FCOSHead needs num_classes >= 1, num_convs >= 0 and 0 < prior_prob < 1, got "
                 f"{num_classes}, {num_convs}, {prior_prob}"
             )
-        channels = channels.pop()
+        channels = of_levels.pop()
         self.strides = [shape.stride for shape in input_shape]
         self.norm_on_bbox = norm_on_bbox
         self.centerness_on_reg = centerness_on_reg
@@ -86,10 +90,11 @@ class FCOSHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        assert self.cls_score.bias is not None
         nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
 
     @classmethod
-    def from_config(cls, cfg, input_shape: Sequence[ShapeSpec]):
+    def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
         node = cfg.MODEL.FCOS
         return {
             "input_shape": input_shape,
@@ -102,8 +107,10 @@ class FCOSHead(nn.Module):
         }
 
     @staticmethod
-    def _tower(channels: int, num_convs: int, norm) -> nn.Sequential:
-        layers = []
+    def _tower(
+        channels: int, num_convs: int, norm: str | Callable[[int], nn.Module]
+    ) -> nn.Sequential:
+        layers: list[nn.Module] = []
         for _ in range(num_convs):
             norm_layer = get_norm(norm, channels)
             layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm_layer is None))
@@ -112,9 +119,7 @@ class FCOSHead(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         return nn.Sequential(*layers)
 
-    def forward(
-        self, features: Sequence[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    def forward(self, features: Sequence[torch.Tensor]) -> Predictions:
         """
         Args:
             features: of each level, (N, channels, Hl, Wl).
@@ -125,14 +130,14 @@ class FCOSHead(nn.Module):
             (N, 4, Hl, Wl); logits of the centerness (N, 1, Hl, Wl).
         """
         if len(features) != len(self.scales):
-            raise ValueError(f"FCOSHead is for {len(self.scales)} levels, got {len(features)}")
+            raise ValueError(f"FCOSHead needs {len(self.scales)} levels, got {len(features)}")
         logits, distances, ctrness = [], [], []
         for feature, scale, stride in zip(features, self.scales, self.strides, strict=True):
             cls_tower = self.cls_subnet(feature)
             box_tower = self.bbox_subnet(feature)
             logits.append(self.cls_score(cls_tower))
             ctrness.append(self.ctrness(box_tower if self.centerness_on_reg else cls_tower))
-            # float32 also under autocast: half precision cannot hold the exponential.
+            # float32 even under autocast: the exponential overflows in half precision.
             raw = scale(self.bbox_pred(box_tower).float())
             distances.append(raw.relu() * stride if self.norm_on_bbox else raw.exp())
         return logits, distances, ctrness

@@ -1,16 +1,22 @@
-"""From FCOS's predictions to detections, all levels and all images at once.
+"""From FCOS's predictions to detections, for all levels and images at once.
 
 Shapes: N images, C classes, Hl and Wl rows and columns of level l, P locations of all levels
 together, K candidates of an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import batched_nms
 
-__all__ = ["detect"]
+__all__ = ["TOPK_RULES", "clip_to_images", "detect"]
+
+
+def clip_to_images(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Boxes (N, K, 4), clipped to height and width of their image."""
+    limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
+    return boxes.clamp(min=0).minimum(limits)
 
 
 def detect(
@@ -24,13 +30,20 @@ def detect(
     topk: int,
     nms_thresh: float,
     max_detections: int,
+    topk_by: str = "pairs",
+    finish_boxes: Callable[
+        [torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor
+    ] = clip_to_images,
 ) -> list[Instances]:
-    """The objects of every image, by falling score.
+    """The objects of every image, sorted by descending score.
 
     Follows MMDetection's ``BaseDenseHead.predict_by_feat``: of every level the ``topk`` most
-    probable pairs of a location and a class above the threshold; boxes clipped to the image
-    *before* non-maximum suppression; scores are probability x centerness, and are not held against
-    the threshold again. Predictions that are infinite or not a number are dropped.
+    probable pairs of a location and a class above the threshold; boxes are clipped to the image
+    *before* non-maximum suppression; scores are probability x centerness, and are not compared to
+    the threshold again. Infinite and NaN predictions are dropped.
+
+    Before October 2021 (2.18) MMDetection took of every level all classes of the ``topk``
+    locations with the largest product of centerness and best probability.
 
     Args:
         logits, distances, ctrness: of each level, as ``FCOSHead`` returns them.
@@ -38,15 +51,19 @@ def detect(
         image_sizes: height and width of each image, without padding.
         score_thresh: a candidate's class probability must be above it.
         topk: candidates of a level and image, at most.
-        nms_thresh: overlap (IoU) of boxes of a class from which on the lower score goes.
+        nms_thresh: IoU of boxes of a class above which the one of the lower score is removed.
         max_detections: of an image, at most; negative is no limit.
+        topk_by: what ``topk`` counts: "pairs" or "locations".
+        finish_boxes: from decoded boxes (N, K, 4) and the images' sizes to those that non-maximum
+            suppression sees and the result has.
 
     Returns:
         For each image ``pred_boxes`` (XYXY in pixels of the network's input), ``scores`` and
         ``pred_classes``.
     """
     num_images, num_classes = logits[0].shape[:2]
-    picked = [_top_pairs(x, topk) for x in logits]
+    rule = TOPK_RULES[topk_by]
+    picked = [rule(x, c, topk) for x, c in zip(logits, ctrness, strict=True)]
     starts = [0]
     for x in logits[:-1]:
         starts.append(starts[-1] + x.shape[2] * x.shape[3])
@@ -61,19 +78,19 @@ def detect(
     xy = points[location]
     boxes = torch.cat([xy - sides[..., :2], xy + sides[..., 2:]], dim=-1)
 
-    # Before the clip, that makes infinite boxes finite. (Infinite logits have probability 0 here.)
+    # Checked before clipping, which makes infinite boxes finite. (Infinite logits have probability
+    # 0 here.)
     valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=-1)
-    limits = boxes.new_tensor([[w, h, w, h] for h, w in image_sizes])[:, None]
-    boxes = boxes.clamp(min=0).minimum(limits)
+    boxes = finish_boxes(boxes, image_sizes)
     valid &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
     image, slot = valid.nonzero(as_tuple=True)
     boxes, scores, classes = boxes[image, slot], scores[image, slot], classes[image, slot]
-    # One call for all images: boxes of different groups never meet.  In double precision, since
-    # groups are told apart by an offset that would cost single precision whole tenths of a pixel.
+    # One call for all images: boxes of different groups never overlap. In double precision, since
+    # groups are separated by an offset that would cost single precision tenths of a pixel.
     group = image * num_classes + classes
     keep = batched_nms(boxes.double(), scores.double(), group, nms_thresh)
-    # By image, and the falling scores that NMS returns stay in order within each.
+    # Sorted by image; within each, the descending order of NMS is kept.
     keep = keep[image[keep].argsort(stable=True)]
     counts = image[keep].bincount(minlength=num_images).tolist()
     results = []
@@ -87,22 +104,51 @@ def detect(
     return results
 
 
-def _top_pairs(logits: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _top_pairs(
+    logits: torch.Tensor, ctrness: torch.Tensor, topk: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The most probable pairs of a location and a class, of one level.
 
     Args:
         logits: (N, C, Hl, Wl).
+        ctrness: (N, 1, Hl, Wl), which does not matter here.
         topk: how many pairs, at most.
 
     Returns:
         Logits (float32), locations in the level and classes of the pairs, (N, k) each, unordered.
-        Pairs that are infinite or not a number have a logit of minus infinity.
+        Infinite and NaN pairs have a logit of minus infinity.
     """
     x = logits.flatten(2).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-    # The best k pairs are among the k locations with the best classes, so the search through C
-    # times as many pairs is spared.
+    # The best k pairs are among the k locations with the best classes: no need to search C times
+    # as many pairs.
     locations = x.amax(dim=1).topk(min(topk, x.shape[2]), sorted=False).indices
     x = x.gather(2, locations[:, None].expand(-1, x.shape[1], -1))  # (N, C, k)
     k = x.shape[2]
     values, pairs = x.flatten(1).topk(min(topk, x.shape[1] * k), sorted=False)
     return values.float(), locations.gather(1, pairs % k), pairs // k
+
+
+def _top_locations(
+    logits: torch.Tensor, ctrness: torch.Tensor, topk: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All classes of the locations with the largest centerness x best probability, of one level.
+
+    Args:
+        logits: (N, C, Hl, Wl).
+        ctrness: (N, 1, Hl, Wl) logits.
+        topk: how many locations, at most.
+
+    Returns:
+        As :func:`_top_pairs`, with C times as many pairs as locations.
+    """
+    x = logits.flatten(2).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+    score = x.amax(dim=1).float().sigmoid() * ctrness.flatten(1).float().sigmoid().nan_to_num()
+    n, num_classes, count = x.shape
+    locations = score.topk(min(topk, count), sorted=False).indices[:, None]
+    locations = locations.expand(-1, num_classes, -1)  # (N, C, k)
+    classes = torch.arange(num_classes, device=x.device)[:, None].expand_as(locations)
+    values = x.gather(2, locations)
+    return values.flatten(1).float(), locations.flatten(1), classes.flatten(1)
+
+
+TOPK_RULES = {"pairs": _top_pairs, "locations": _top_locations}

@@ -1,8 +1,8 @@
 """The losses of FCOS.
 
-Every term is computed at every location and masked, instead of gathered at the positive ones: no
-synchronization with the device, and without an object in the batch each parameter still gets a
-gradient (of zero), as distributed training needs.
+Every term is computed at every location and masked, instead of gathered at the positive ones. That
+needs no synchronization with the device, and a batch without objects still gives every parameter a
+gradient (of zero), as distributed training requires.
 
 Shapes: N images, C classes, P locations of all levels together.
 """
@@ -24,7 +24,7 @@ EPS = 1e-6
 
 
 def log_iou_loss(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-log IoU, with the IoU held above 1e-6 (Yu et al., "UnitBox",
+    """-log IoU, with the IoU clamped to at least 1e-6 (Yu et al., "UnitBox",
     https://arxiv.org/abs/1608.01471; MMDetection's ``IoULoss`` in its "log" mode).
 
     Args:
@@ -94,10 +94,10 @@ def fcos_losses(
         gamma=focal_loss_gamma,
         reduction="sum",
     )
-    # Background regresses nothing: whatever is predicted there must not reach the loss, not even
-    # as zero times infinity.
+    # Background has no box: predictions there must not reach the loss, not even as zero times
+    # infinity.
     distances = torch.where(positive[..., None], distances, 1.0)
-    # Boxes relative to their location, which is the same for both.
+    # Boxes relative to their location, which predictions and targets share.
     loss_loc = box_loss(_around_origin(distances), _around_origin(target_distances))
     loss_ctr = F.binary_cross_entropy_with_logits(
         torch.where(positive, ctrness.float(), 0.0), ctrness_targets, reduction="none"

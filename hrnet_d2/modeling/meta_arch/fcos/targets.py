@@ -1,6 +1,6 @@
-"""What each location of FCOS is to predict.
+"""What each location of FCOS has to predict.
 
-Shapes: N images, P locations of all levels together, G objects of the image that has most.
+Shapes: N images, P locations of all levels together, G objects in the image that has the most.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 __all__ = ["assign_locations", "centerness_of", "level_locations", "pad_objects"]
 
-# Locations x objects that are compared at a time: bounds the memory (about 120 MB).
+# Locations x objects that are compared at a time: limits the memory (to about 120 MB).
 MAX_PAIRS = 2**22
 
 
@@ -21,8 +21,8 @@ def level_locations(
     """Centers of all cells of all levels, row by row, finest level first.
 
     Args:
-        sizes: (rows, columns) of each level. They are the features' own: a coarse level may have a
-            row less than the image's height divided by the stride, rounded up.
+        sizes: (rows, columns) of each level's features. A coarse level may have one row less than
+            the image's height divided by the stride, rounded up.
         strides: of each level, in pixels.
         device: of the result.
 
@@ -38,7 +38,7 @@ def level_locations(
 
 
 def pad_objects(instances: Sequence[Instances]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Objects of all images as one tensor; images with fewer get empty boxes, that match nothing.
+    """Objects of all images as one tensor, padded with empty boxes, which match nothing.
 
     Args:
         instances: for each image, with ``gt_boxes`` and ``gt_classes``.
@@ -62,21 +62,21 @@ def assign_locations(
     center_radius: float = 0.0,
     max_pairs: int = MAX_PAIRS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which object each location is to predict, if any.
+    """The object that each location has to predict, if any.
 
     A location belongs to an object when it lies strictly inside its box, and the largest of its
     four distances to the box's sides is within its level's range, bounds included. Of several such
-    objects it takes the one of least area, the first of those on a tie. Follows MMDetection's
-    ``FCOSHead.get_targets``.
+    objects it takes the one with the smallest area, and of equal areas the first. Follows
+    MMDetection's ``FCOSHead.get_targets``.
 
     Args:
         points: (P, 2) x and y of the locations.
         strides: (P,) stride of each location's level.
         ranges: (P, 2) least and largest distance of each location's level.
-        boxes: (N, G, 4) XYXY; one without area belongs to no location.
-        center_radius: the location must also lie within so many strides of the box's center; 0 is
-            off.
-        max_pairs: bounds the memory; the result does not depend on it.
+        boxes: (N, G, 4) XYXY; no location belongs to a box without area.
+        center_radius: the location must also lie within this many strides of the box's center; 0
+            turns it off.
+        max_pairs: limits the memory; the result does not depend on it.
 
     Returns:
         Index of the object (N, P) int64, -1 for background; distances from the location to the
@@ -91,7 +91,7 @@ def assign_locations(
         area, index = _smallest_object(
             points, strides, ranges, boxes[:, start : start + step], center_radius
         )
-        # Strictly less: on a tie the earlier object stays.
+        # Strictly less: of equal areas the earlier object is kept.
         better = area < best_area
         best_area = torch.where(better, area, best_area)
         best = torch.where(better, index + start, best)
@@ -120,7 +120,7 @@ def _smallest_object(
         cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
         belongs &= (x > cx - reach) & (x < cx + reach) & (y > cy - reach) & (y < cy + reach)
     area = torch.where(belongs, (x2 - x1) * (y2 - y1), torch.inf)
-    # On a tie torch.min gives the first index.
+    # torch.min returns the first of equal values.
     return area.min(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""FCOS as a model: the reference cases, configs, corners and precision."""
+"""FCOS as a model: the reference cases, configs, edge cases and precision."""
 
 import math
 from collections.abc import Sequence

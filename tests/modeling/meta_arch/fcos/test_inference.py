@@ -40,7 +40,7 @@ def iou(a, b):
 
 
 def plain_detections(predictions, image, image_size, options):
-    """(score, class, box) of one image by falling score."""
+    """(score, class, box) of one image, sorted by descending score."""
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
     height, width = image_size
     candidates = []
@@ -122,7 +122,7 @@ def test_threshold_is_on_the_class_alone_and_strict():
 
 
 def test_boxes_are_clipped_before_suppression():
-    """Two boxes that differ only outside of the image suppress one another."""
+    """Two boxes that differ only outside the image suppress each other."""
     lower = (0.8, 0.9, (10.0, 18.0, 100.0, 2.0), (3, 7))
     predictions = one_class(p=0.9, sides=(10.0, 10.0, 20.0, 10.0), where=(2, 7), more=[lower])
     made = run(predictions, [(48, 64)])[0]
@@ -143,7 +143,7 @@ def test_nonfinite_predictions_are_dropped_and_leave_the_others(kind, value):
     hidden = [[x.clone() for x in levels] for levels in clean]
     for where in ((0, 0, 2, 2), (1, 0, 5, 7)):
         broken[kind][0][where] = value
-        # What remains when the location (for a class: the pair) is no candidate at all.
+        # What remains if the location (for a class: the pair) is not a candidate at all.
         image, channel, row, column = where
         classes = [channel] if kind == 0 else range(CLASSES)
         for c in classes:
@@ -158,7 +158,7 @@ def test_nonfinite_predictions_are_dropped_and_leave_the_others(kind, value):
         assert torch.equal(made.pred_classes, expected.pred_classes)
 
 
-def test_many_nonfinite_predictions_do_not_take_the_place_of_others():
+def test_many_nonfinite_predictions_do_not_displace_others():
     clean = random_predictions(4)
     broken = [[x.clone() for x in levels] for levels in clean]
     broken[0][0][:, 0] = math.nan  # 48 pairs, more than the 30 candidates

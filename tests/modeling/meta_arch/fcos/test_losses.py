@@ -140,5 +140,5 @@ def test_divisors_are_means_over_ranks(tmp_path):
     alone = [fcos_losses(**case)[0] for case in cases]
     for name, loss in together.items():
         assert (ranks[0][name] + ranks[1][name]) / 2 == pytest.approx(loss.item(), rel=1e-5)
-        # Divided by its own count a rank would have another loss.
+        # Divided by its own count, a rank would have a different loss.
         assert ranks[0][name] != pytest.approx(alone[0][name].item(), rel=1e-2)

@@ -74,8 +74,8 @@ def test_random_boxes_equal_plain_loop(seed, radius):
     assert positives > 20  # the case says something
 
 
-def test_grid_covers_borders_bounds_and_ties():
-    """The random boxes above do reach the corners that they are meant to."""
+def test_random_boxes_cover_borders_bounds_and_ties():
+    """The random boxes above do cover the edge cases that they are meant to."""
     points, _, ranges = locations()
     on_border = on_bound = ties = 0
     for seed in range(12):
@@ -125,7 +125,7 @@ def test_many_boxes_in_pieces_equal_all_at_once(max_pairs):
     assert torch.equal(made[1], expected[1])
 
 
-def test_thousands_of_boxes_bound_the_memory():
+def test_memory_is_limited_with_thousands_of_boxes():
     """No tensor is much larger than the pairs compared at a time, whatever the objects."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -146,8 +146,8 @@ def test_thousands_of_boxes_bound_the_memory():
     assert largest.numel <= 100_000 < len(points) * boxes.shape[1]
 
 
-def test_no_objects_and_padding():
-    """Images of few or no objects beside one of many: each as it would be alone."""
+def test_images_without_objects_are_padded():
+    """Images with few or no objects in a batch with many: each as it would be alone."""
     boxes = [random_boxes(5, 9), torch.zeros(0, 4), random_boxes(6, 2)]
     instances = []
     for tensor in boxes:

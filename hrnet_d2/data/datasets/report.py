@@ -1,0 +1,61 @@
+"""Problems of a dataset, collected so that a user sees all of them at once."""
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["DatasetError", "Report", "entry_id", "some"]
+
+SHOWN = 5  # examples of a kind of problem in a message
+LONGEST = 60  # characters of an example
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be used as it is; the message names its file and every problem."""
+
+
+class Report:
+    """What is wrong with a file: errors, warnings, and what was repaired."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = path
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.repairs: list[str] = []
+
+    def raise_errors(self) -> None:
+        """
+        Raises:
+            DatasetError: if there are errors; the message has all of them.
+        """
+        if self.errors:
+            raise DatasetError(
+                f"{self.path} cannot be used as it is:" + "".join(f"\n  - {e}" for e in self.errors)
+            )
+
+    def log_warnings(self, logger: logging.Logger) -> None:
+        for warning in self.warnings:
+            logger.warning("%s: %s", self.path, warning)
+
+
+def some(values: Iterable[Any]) -> str:
+    """The first of many values, for a message."""
+    values = list(values)
+    shown = ", ".join(_short(v) for v in values[:SHOWN])
+    return shown + (f", ... ({len(values)} in all)" if len(values) > SHOWN else "")
+
+
+def entry_id(entry: dict) -> Any:
+    """The id of an entry, for a message."""
+    return entry.get("id", "none")
+
+
+def _short(value: Any) -> str:
+    text = f"{float(value):.3g}" if _is_long(value) else str(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def _is_long(value: Any) -> bool:
+    """Whether a number has more digits than a message takes, and fits a float."""
+    return type(value) is int and 10**30 < abs(value) < 10**300

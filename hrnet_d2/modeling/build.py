@@ -1,0 +1,35 @@
+"""Builds a network from a config."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model as _build_model
+from torch import nn
+
+from . import mmdet1  # noqa: F401  registers its components
+from .arithmetic import select_components
+from .proposal_generator.rpn import MaxIoURPN
+
+__all__ = ["build_model"]
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Detectron2's ``build_model`` for ``cfg.MODEL.ARITHMETIC``; the RPN learns the padding.
+
+    In Detectron2 a proposal generator is built from the shapes of the features alone. Which of
+    its anchors lie within an image's padding depends on the backbone's ``size_divisibility``.
+
+    Args:
+        cfg: a full config with this package's keys.
+
+    Returns:
+        The network on ``cfg.MODEL.DEVICE``, with initial weights.
+
+    Raises:
+        ValueError: if the arithmetic is unknown, or one of the components has no form in it.
+    """
+    model: Any = _build_model(select_components(cfg))
+    rpn = getattr(model, "proposal_generator", None)
+    if isinstance(rpn, MaxIoURPN):
+        rpn.size_divisibility = model.backbone.size_divisibility
+    return model
