@@ -1,6 +1,6 @@
 """``hrnet-d2 convert SRC DST``: a checkpoint in this package's names, every tensor accounted for.
 
-``MODEL.WEIGHTS`` takes SRC as well as DST: conversion serves to share or check a checkpoint.
+``MODEL.WEIGHTS`` takes SRC as well as DST: convert to share or check one.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from .dataset_mapper import HRNetDatasetMapper, uses_semantic_maps
 from .datasets.coco_check import DatasetError, explain_unreadable
 from .masks import check_segmentations
+from .resumable import build_resumable_loader
 
 __all__ = [
     "build_test_loader",
@@ -79,6 +80,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None) -> Iterable
             _check_semantic_maps(dataset, names)
     if mapper is None:
         mapper = HRNetDatasetMapper(cfg, True)
+    if isinstance(dataset, list):
+        return build_resumable_loader(cfg, dataset, mapper)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
 
 
