@@ -37,7 +37,7 @@ def suitable(value: Any, target: torch.Tensor) -> tuple[torch.Tensor | None, str
         # Counters are the exception: old files and other programs keep them as other numbers.
         if target.numel() != 1 or value.is_complex() or target.is_floating_point():
             return None, described
-        if not float(value).is_integer():
+        if not value.is_meta and not float(value).is_integer():
             return None, described
     elif target.dtype == torch.bool or value.dtype == torch.bool:
         return None, described

@@ -16,6 +16,8 @@ from detectron2.data import (
 )
 from torch.utils.data import DataLoader
 
+from hrnet_d2.config_file import ConfigError
+
 from .dataset_mapper import HRNetDatasetMapper, uses_semantic_maps
 from .datasets.coco_check import DatasetError, explain_unreadable
 from .masks import check_segmentations
@@ -212,18 +214,18 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
             empty; otherwise DATASETS.TEST alone, which must name one.
 
     Raises:
-        ValueError: if a name is missing, or is not registered; the message has similar names.
+        ConfigError: if a name is missing, or is not registered; the message has similar names.
         FileNotFoundError: if a file or folder is missing; the message has the environment
             variable that moves the built-in datasets.
     """
     train, test = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
     if training and not train:
-        raise ValueError(
+        raise ConfigError(
             "DATASETS.TRAIN names no dataset: give training data (--train-data ANNOTATIONS.json "
             "IMAGES/) or the name of a registered dataset"
         )
     if not training and not test:
-        raise ValueError(
+        raise ConfigError(
             "DATASETS.TEST names no dataset: give data to evaluate on (--val-data "
             "ANNOTATIONS.json IMAGES/) or the name of a registered dataset"
         )
@@ -241,7 +243,7 @@ def _check_registered(names: Iterable[str], key: str = "") -> None:
             continue
         similar = difflib.get_close_matches(name, registered, n=3)
         meant = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else "."
-        raise ValueError(
+        raise ConfigError(
             f"{key + ': d' if key else 'D'}ataset {name!r} is not registered{meant} Give custom "
             "data by path (--train-data, --val-data), or register them first "
             "(hrnet_d2.data.register_custom_data)"

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import logging
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -18,14 +17,13 @@ from detectron2.utils.logger import setup_logger
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
-from hrnet_d2.config_file import ConfigError
-from hrnet_d2.data import configure_custom_data
+from hrnet_d2.data import check_datasets, configure_custom_data
 from hrnet_d2.file_io import atomic_write
 
 from . import run_folder
 from .launch import limit_cpu_threads
 
-__all__ = ["argument_parser", "available_device", "check_datasets", "setup"]
+__all__ = ["argument_parser", "available_device", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     cfg = apply_checkpoint_settings(cfg, training=not args.eval_only)
     cfg.freeze()
     check_config(cfg, train=not args.eval_only)
-    check_datasets(cfg, train=not args.eval_only)
+    check_datasets(cfg, training=not args.eval_only)
     if comm.is_main_process() and not args.eval_only:
         _take_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
     comm.synchronize()
@@ -163,45 +161,6 @@ def _shorten_checkpoint_period(cfg: CfgNode) -> None:
             *(solver.CHECKPOINT_PERIOD, solver.MAX_ITER, period),
         )
         solver.CHECKPOINT_PERIOD = period
-
-
-def check_datasets(cfg: CfgNode, *, train: bool) -> None:
-    """Check that the datasets exist, before anything is built.
-
-    Args:
-        cfg: the config, custom data registered.
-        train: whether to train on ``DATASETS.TRAIN`` first; if not, there must be test data.
-
-    Raises:
-        ConfigError: with the nearest name, or the missing file and where COCO is looked for.
-    """
-    if not train and not cfg.DATASETS.TEST:
-        raise ConfigError(
-            "DATASETS.TEST names no dataset, so there is nothing to evaluate: give validation data "
-            "(--val-data ANNOTATIONS.json IMAGES/) or the name of a registered dataset"
-        )
-    keys = ("TRAIN", "TEST") if train else ("TEST",)
-    for key in keys:
-        for name in cfg.DATASETS[key]:
-            _check_dataset(f"DATASETS.{key}", name)
-
-
-def _check_dataset(key: str, name: str) -> None:
-    known = DatasetCatalog.list()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise ConfigError(f"{key}: no dataset {name!r} is registered; {hint}")
-    metadata = MetadataCatalog.get(name)
-    for field in ("json_file", "image_root"):
-        path = metadata.get(field)
-        if path and "://" not in path and not os.path.exists(path):
-            root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-            raise ConfigError(
-                f"{key}: {path} of dataset {name!r} does not exist. Set the environment variable "
-                f"DETECTRON2_DATASETS (now {root!r}) to the folder that holds coco/, or give your "
-                "own data (--train-data and --val-data)"
-            )
 
 
 def available_device(device: str) -> str:

@@ -26,7 +26,12 @@ from hrnet_d2.checkpoint import Checkpointer, CheckpointError
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
-from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
+from hrnet_d2.data import (
+    build_test_loader,
+    build_train_loader,
+    check_datasets,
+    check_num_classes,
+)
 from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
@@ -38,7 +43,6 @@ from . import run_folder
 from .hooks import DivergedError, Interruption, PeriodicCheckpointer, Seeding, check_weights
 from .memory import explain_out_of_memory
 from .resuming import all_changes, check_optimizer_state, report_changes, run_settings
-from .setup import check_datasets
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -61,7 +65,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_config(cfg)
-        check_datasets(cfg, train=True)
+        check_datasets(cfg, training=True)
         check_num_classes(cfg)
         cfg = apply_checkpoint_settings(cfg, training=True)
         cfg = training_config(cfg)
@@ -271,7 +275,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
         ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
     """
     check_config(cfg, train=False)
-    check_datasets(cfg, train=False)
+    check_datasets(cfg, training=False)
     check_num_classes(cfg, cfg.DATASETS.TEST)
     cfg = apply_checkpoint_settings(cfg)
     model = Trainer.build_model(cfg)

@@ -80,7 +80,7 @@ def test_nothing_to_evaluate_is_said(tmp_path):
         evaluate(tiny_config(tmp_path, "DATASETS.TEST", "('shapes_val',)"))
     with pytest.raises(ConfigError, match="DATASETS.TEST names no dataset"):
         evaluate(tiny_config(tmp_path))
-    with pytest.raises(ConfigError, match="no dataset 'shapes_vall'.*did you mean shapes_val"):
+    with pytest.raises(ConfigError, match="'shapes_vall' is not.*did you mean 'shapes_val'"):
         Trainer(tiny_config(tmp_path, "DATASETS.TEST", "('shapes_vall',)"))
 
 
