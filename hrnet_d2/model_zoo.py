@@ -205,8 +205,22 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
 
 
 def config_from_checkpoint(path: str, keep: bool = False) -> CfgNode:
-    """The full config of a detector's checkpoint, from the file alone; see
-    :func:`hrnet_d2.checkpoint_config.config_from_checkpoint`."""
+    """The full config of a detector's checkpoint, from the file alone.
+
+    Args:
+        path: a file or URL, as for ``MODEL.WEIGHTS``: of MMDetection 1.x, 2.x or 3.x, or of this
+            package.
+        keep: the file is going to be loaded; see :func:`hrnet_d2.checkpoint.load_file`.
+
+    Returns:
+        The config, with ``MODEL.WEIGHTS`` set to ``path``.  What the file does not say is as in
+        the family's config; what was assumed so is logged.
+
+    Raises:
+        UnsafeCheckpointError: if the file refers to code.
+        CheckpointError: if it cannot be downloaded or read, if it holds no detector, or if the
+            file states a setting that this package does not support; the message names it.
+    """
     from . import checkpoint_config
 
     return checkpoint_config.config_from_checkpoint(path, keep)
