@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hrnet_d2.modeling.meta_arch.fcos import inference
 from hrnet_d2.modeling.meta_arch.fcos.inference import detect
 from hrnet_d2.modeling.meta_arch.fcos.targets import level_locations
 
@@ -110,6 +111,22 @@ def test_equals_plain_loop(seed, options):
         boxes = torch.tensor([box for _, _, box in expected])
         assert torch.allclose(made.pred_boxes.tensor, boxes, atol=1e-4)
         assert len(expected) > 2
+
+
+@pytest.mark.parametrize("first", [1, 4, 12, 40])
+def test_the_best_candidates_first_gives_the_same(first, monkeypatch):
+    for seed in range(5):
+        predictions = random_predictions(seed)
+        for limit in (1, 3, 20):
+            options = {"topk_by": "locations", "max_detections": limit, "score_thresh": 0.1}
+            expected = run(predictions, **options)
+            with monkeypatch.context() as patch:
+                patch.setattr(inference, "FIRST_CANDIDATES", first)
+                made = run(predictions, **options)
+            for a, b in zip(expected, made, strict=True):
+                assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+                assert torch.equal(a.scores, b.scores)
+                assert torch.equal(a.pred_classes, b.pred_classes)
 
 
 def test_batch_equals_single_images():
