@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a small detector on the built-in data, evaluate it, and draw what it sees.
+"""Train a small detector on the built-in data, evaluate it, and draw its detections.
 
 python demo/quick_start.py --output output/demo
 """
@@ -26,11 +26,11 @@ SCALE = 2  # of the drawn images: the built-in ones are small
 def train(output: Path) -> None:
     """Train and evaluate as a user would, through train_net.py."""
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
-    subprocess.run([*command, "OUTPUT_DIR", str(output)], check=True)
+    subprocess.run([*command, "--overwrite", "OUTPUT_DIR", str(output)], check=True)
 
 
 def draw(output: Path, number: int = 12, threshold: float = 0.7) -> Path:
-    """Draw ``number`` val images, truth on the left and detections on the right."""
+    """Draw ``number`` val images, ground truth on the left, detections on the right."""
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
     cfg = hrnet_d2.model_zoo.load_config(str(output / "config.yaml"), weights)
     predictor = hrnet_d2.Predictor(cfg)
@@ -40,7 +40,7 @@ def draw(output: Path, number: int = 12, threshold: float = 0.7) -> Path:
     folder = output / "pictures"
     folder.mkdir(exist_ok=True)
     for record, image, prediction in zip(records, images, predictor(images), strict=True):
-        # The data have semantic maps too, which are not what this detector learned.
+        # The data have semantic maps too, which this detector did not learn.
         record = {key: value for key, value in record.items() if not key.startswith("sem_seg")}
         instances = prediction["instances"].to("cpu")
         instances = instances[instances.scores >= threshold]

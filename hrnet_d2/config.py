@@ -63,6 +63,10 @@ DEFAULTS: dict[str, Any] = {
     # What reads and resizes images: "opencv", as MMDetection does, or "detectron2" (Pillow, which
     # smooths before it downscales).
     "INPUT.BACKEND": "opencv",
+    # If MODEL.WEIGHTS is a whole detector that states its pixel mean, deviation and channel order
+    # (and FCOS's TOPK_BY, and at test MODEL.ARITHMETIC), the file's hold in place of the config's.
+    # False: the config's hold.
+    "INPUT.FROM_CHECKPOINT": True,
     # Annotated boxes narrower or shorter than this many pixels (of the image file) are dropped; 0
     # keeps all.
     "INPUT.MIN_BOX_SIZE": 1.0,

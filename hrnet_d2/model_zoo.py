@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,8 +25,13 @@ from torch import nn
 from .config import add_hrnet_config
 from .config_file import ConfigError, merge_file, merge_options
 
+# "...-c24bac34.pth": the first digits of the file's SHA-256.
+_DIGEST = re.compile(r"-([0-9a-f]{8})\b[^/\\]*$")
+
 __all__ = [
     "ModelZooError",
+    "config_from_checkpoint",
+    "config_of",
     "get",
     "get_checkpoint_url",
     "get_config",
@@ -34,6 +40,7 @@ __all__ = [
     "info",
     "list_models",
     "load_config",
+    "published_file",
     "sources",
 ]
 
@@ -65,7 +72,9 @@ def info(name: str) -> Mapping[str, Any]:
         "config" (its name), "url" of the checkpoint, "box_ap" and "mask_ap" on COCO val 2017,
         "memory_gb" of training on one GPU, "fps" on a V100 ("fps_later": measured again with later
         software), "source"; None if not published. "later" if it was trained again: another
-        checkpoint with its own "url", "box_ap" and "source".
+        checkpoint with its own "url", "box_ap" and "source". "v1" if MMDetection 1.x published
+        one: "url" (which no longer answers: for holders of the file), "box_ap", "mask_ap". What
+        each file needs: "input" (of ``model_zoo.json``), "arithmetic" and, for FCOS, "topk_by".
 
     Raises:
         ModelZooError: if the table has no such model.
@@ -88,8 +97,8 @@ def get_checkpoint_url(name: str) -> str:
     if row["url"] is None:
         others = list_models(f"{PurePosixPath(row['config']).parent}/*", trained=True)
         raise ModelZooError(
-            f"No checkpoint was published for {row['config']} with this package's conventions. "
-            f"Models of its family that have one: {', '.join(others) or 'none'}"
+            f"{_no_checkpoint(row)}. Models of its family that have one: "
+            f"{', '.join(others) or 'none'}"
         )
     return row["url"]
 
@@ -115,7 +124,7 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     Args:
         name: of a config.
         trained: whether ``MODEL.WEIGHTS`` is the published checkpoint of the whole detector and
-            not the ImageNet one to train from.
+            not the ImageNet one to train from; input and rules are then those of that file.
 
     Raises:
         ModelZooError: if there is no such config, or no checkpoint of it.
@@ -123,6 +132,8 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     cfg = load_config(get_config_file(name))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
+        for key, value in _file_keys(info(name)).items():
+            cfg.merge_from_list([key, value])
     return cfg
 
 
@@ -132,14 +143,21 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
     Files are read safely: one that would run code is refused.
 
     Args:
-        path: of a YAML file; if there is none, a name as in :func:`get_config`. Empty: the defaults
-            of every key.
+        path: of a YAML file; if there is none, a name as in :func:`get_config`. Empty: the config
+            that the checkpoint of ``MODEL.WEIGHTS`` in ``opts`` brings, or else the defaults of
+            every key.
         opts: keys and values in turn, which override the file's.
 
     Raises:
         ModelZooError: if there is neither such a file nor such a config.
         ConfigError: if the file cannot be used, or a key or value is wrong.
+        CheckpointError: if the checkpoint brings no config.
     """
+    weights = dict(zip(opts[::2], opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    if not path and weights:
+        cfg = config_from_checkpoint(weights, keep=True)
+        merge_options(cfg, opts)
+        return cfg
     cfg = get_cfg()
     add_hrnet_config(cfg)
     if path:
@@ -184,6 +202,83 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     if trained:
         Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     return model
+
+
+def config_from_checkpoint(path: str, keep: bool = False) -> CfgNode:
+    """The full config of a detector's checkpoint, from the file alone; see
+    :func:`hrnet_d2.checkpoint_config.config_from_checkpoint`."""
+    from . import checkpoint_config
+
+    return checkpoint_config.config_from_checkpoint(path, keep)
+
+
+def config_of(name: str | os.PathLike) -> CfgNode:
+    """The config of a trained model.
+
+    Args:
+        name: a checkpoint's path or URL, or a name in the table, for its published checkpoint.
+
+    Raises:
+        ModelZooError: if it is neither, or if no checkpoint was published.
+        CheckpointError: what :func:`config_from_checkpoint` raises.
+    """
+    name = os.fspath(name)
+    if "://" in name or os.path.isfile(name):
+        return config_from_checkpoint(name, keep=True)
+    if name.partition("?")[0].endswith((".pth", ".safetensors", ".pt", ".pkl", ".bin", ".tar")):
+        raise ModelZooError(f"{name} is not a file")
+    return get_config(name, trained=True)
+
+
+def published_file(address: str) -> Mapping[str, Any] | None:
+    """What the table has of a published file, told by the digest in its name.
+
+    Args:
+        address: a path or URL.
+
+    Returns:
+        "config" (the model's name) and "keys": Detectron2 key to value, of the input and the rules
+        that the file needs; None if the table has no such file.
+    """
+    digest = _DIGEST.search(address)
+    return None if digest is None else _files().get(digest[1])
+
+
+@functools.cache
+def _files() -> dict[str, Mapping[str, Any]]:
+    """By digest."""
+    files: dict[str, Mapping[str, Any]] = {}
+    for row in _table().values():
+        for file in (row, row.get("later"), row.get("v1")):
+            if file is not None and file["url"] is not None:
+                digest = _DIGEST.search(file["url"])
+                assert digest is not None, file["url"]
+                files[digest[1]] = {"config": row["config"], "keys": _file_keys(file)}
+    return files
+
+
+def _file_keys(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The input and the rules that a file needs, by Detectron2's keys."""
+    read = _data()["inputs"][file["input"]]
+    keys = {
+        "INPUT.FORMAT": read["format"],
+        "MODEL.PIXEL_MEAN": read["pixel_mean"],
+        "MODEL.PIXEL_STD": read["pixel_std"],
+        "MODEL.ARITHMETIC": file["arithmetic"],
+    }
+    if "topk_by" in file:
+        keys["MODEL.FCOS.TOPK_BY"] = file["topk_by"]
+    return keys
+
+
+def _no_checkpoint(row: Mapping[str, Any]) -> str:
+    if "v1" not in row:
+        return f"No checkpoint was published for {row['config']}"
+    return (
+        f"The only checkpoint of {row['config']} is a file of MMDetection 1.x, whose host no "
+        f"longer answers: if you have {PurePosixPath(row['v1']['url']).name}, set MODEL.WEIGHTS "
+        "to it"
+    )
 
 
 @functools.cache

@@ -82,8 +82,10 @@ def test_an_unknown_name_suggests_the_nearest(ask):
 def test_a_model_without_checkpoint_names_those_that_have_one():
     with pytest.raises(RuntimeError, match="faster_rcnn_hrnetv2p_w40_2x_coco"):
         model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w48_1x_coco")
-    with pytest.raises(RuntimeError, match="No checkpoint was published"):
+    with pytest.raises(RuntimeError, match="htc_hrnetv2p_w48_20e_20190810-f6d2c3fd.pth"):
         model_zoo.get("htc_hrnetv2p_w48_20e_coco", trained=True)
+    with pytest.raises(RuntimeError, match="No checkpoint was published"):
+        model_zoo.get_config("htc_hrnetv2p_w40_28e_coco", trained=True)
 
 
 def test_patterns():
@@ -112,3 +114,40 @@ def test_the_page_is_the_data():
         assert f"]: configs/{name}\n" in tool.render()
         url = model_zoo.info(name)["url"]
         assert url is None or f"]: {url}\n" in tool.render()
+
+
+MARCH = ([102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0])
+MARCH_MULTI_SCALE = ([103.53, 116.28, 123.675], [1.0, 1.0, 1.0])
+DECEMBER = ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395])
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if name.startswith("fcos")])
+def test_the_input_of_each_fcos_file(name):
+    row = model_zoo.info(name)
+    if row["url"] is None:
+        assert "_w48_" in name
+    else:
+        cfg = model_zoo.get_config(name, trained=True)
+        expected = MARCH_MULTI_SCALE if "mstrain" in name else MARCH
+        assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == expected
+        assert (cfg.INPUT.FORMAT, cfg.MODEL.FCOS.TOPK_BY) == ("BGR", "locations")
+        keys = model_zoo.published_file(row["later"]["url"])["keys"]
+        assert (keys["MODEL.PIXEL_MEAN"], keys["MODEL.PIXEL_STD"]) == DECEMBER
+    # Without a file the leaf has the input of the newest.
+    plain = model_zoo.get_config(name)
+    assert (plain.MODEL.PIXEL_MEAN, plain.MODEL.PIXEL_STD) == DECEMBER
+
+
+def test_files_of_1x_are_listed_with_their_numbers():
+    first = {name: row["v1"] for name in LEAVES if "v1" in (row := model_zoo.info(name))}
+    assert len(first) == 30
+    digests = {re.search(r"-([0-9a-f]{8})\.pth$", file["url"])[1] for file in first.values()}
+    assert len(digests) == 30
+    for name, file in first.items():
+        published = model_zoo.published_file(file["url"])
+        assert published["config"] == name
+        assert published["keys"]["MODEL.ARITHMETIC"] == "mmdet1"
+    w48 = first["htc/htc_hrnetv2p_w48_28e_coco.yaml"]
+    assert w48["url"].endswith("htc_hrnetv2p_w48_28e_20190810-a4274b38.pth")
+    assert (w48["box_ap"], w48["mask_ap"]) == (47.0, 41.0)
+    assert model_zoo.published_file("mine-0badf00d.pth") is None

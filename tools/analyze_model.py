@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-r"""Parameters, operations and activations of a config, beside the published figures.
+r"""Parameters, operations and activations of a config, compared with the published figures.
 
     python tools/analyze_model.py                            # Faster R-CNN of all widths
     python tools/analyze_model.py --config htc/htc_hrnetv2p_w18_20e_coco.yaml --json htc.json
@@ -8,10 +8,10 @@ Counted by fvcore: one multiply-add is one operation, of convolutions and linear
 "all", of every other operator: normalization, sums, activations, resampling, pooling, RoIAlign, at
 one operation for each element that they write).
 
-Published: https://github.com/HRNet/HRNet-Object-Detection, Faster R-CNN, "at 1280 x 800".  The
-figures there are met to 0.25 for all four widths by an input of 1216 x 800 (an image of 1200 x 800,
-padded), 512 proposals, and units of 2^30 and 2^20: those are the defaults and units here, and
---size 800 1280 --proposals 1000 gives what the model computes by default on the larger image.
+Published: https://github.com/HRNet/HRNet-Object-Detection, Faster R-CNN, "at 1280 x 800".  An input
+of 1216 x 800 (an image of 1200 x 800, padded), 512 proposals, and units of 2^30 and 2^20 reproduce
+those figures to 0.25 for all four widths, so these are the defaults and units here; --size 800 1280
+--proposals 1000 gives what the model computes by default on the larger image.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def analyze(
         config: as under ``configs/``.
         size: (height, width) of the image, the network's input.
         opts: KEY VALUE ... on top of the config.
-        proposals: regions that two-stage heads look at.
+        proposals: regions that two-stage heads process.
 
     Returns:
         "parameters" (2^20), "operations" (2^30; convolutions, linear layers and matrix products),
@@ -103,11 +103,8 @@ def analyze(
         the published figures.
     """
     torch.manual_seed(0)
-    cfg = model_zoo.get_config(config)
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
-    cfg.merge_from_list(opts or [])
+    options = ["MODEL.DEVICE", "cpu", "MODEL.RPN.POST_NMS_TOPK_TEST", str(proposals)]
+    cfg = model_zoo.load_config(config, [*options, *(opts or [])])
     model = build_model(cfg).eval()
     inputs = [synthetic.synthetic_input(*size)]
     synthetic.calibrate_random_weights(model, inputs)

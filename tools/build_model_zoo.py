@@ -6,6 +6,7 @@ python tools/build_model_zoo.py --check   exits with 1 if one is out of date
 """
 
 import argparse
+import re
 import sys
 import textwrap
 from pathlib import Path, PurePosixPath
@@ -48,12 +49,16 @@ model = model_zoo.get("mask_rcnn_hrnetv2p_w32_2x_coco", trained=True)  # downloa
 - *memory*: training memory per GPU, with two images per GPU (FCOS: four).
 - *fps*: inference on one V100, as published with the weights; *fps later*: the same, measured again
   with later software.
-- *source*: the MMDetection version behind the numbers, explained [below](#sources). Numbers from
-  1.x were computed with MMDetection 1.x conventions and are listed for reference only, without a
-  checkpoint.
+- *source*: the MMDetection version behind the numbers, explained [below](#sources). A file of 1.x
+  runs with MMDetection 1.x conventions, which it brings with it.
 - *checkpoint*: a link named after the file's date and the first eight hexadecimal digits of its
   SHA-256. These digits are checked when the file is loaded. If the first host does not answer, the
-  file is downloaded from download.openmmlab.com.
+  file is downloaded from download.openmmlab.com or mmassets.onedl.ai. The host of the 1.x files no
+  longer answers: they are listed for holders of the file, who set `MODEL.WEIGHTS` to it.
+
+Each file is run with the input that it was trained with, whatever the config says: the FCOS files
+of March 2020 take pixels that are not divided by a standard deviation, the retrained ones of
+December 2020 take normalized pixels, and each number belongs to the file in its row.
 
 MMDetection's table of 2020 says "W48" in some rows whose checkpoints are W40. Here they are listed
 by their actual width.
@@ -74,7 +79,7 @@ def render() -> str:
     rows = [model_zoo.info(name) for name in model_zoo.list_models()]
     links = {PurePosixPath(row["config"]).stem: f"configs/{row['config']}" for row in rows}
     for row in rows:
-        for url in (row["url"], row.get("later", {}).get("url")):
+        for url in (row["url"], *(row.get(part, {}).get("url") for part in ("later", "v1"))):
             if url:
                 links[_label(url)] = url
     parts.append("".join(f"[{label}]: {target}\n" for label, target in links.items()))
@@ -135,6 +140,10 @@ def _table(rows: list) -> str:
         if later := row.get("later"):
             numbers = [None, None, None, later["source"]]
             lines.append(["- retrained", later["box_ap"], None, *numbers, _link(later["url"])])
+        if first := row.get("v1"):
+            numbers = [None, None, None, "mmdet-1.x"]
+            aps = [first["box_ap"], first["mask_ap"]]
+            lines.append(["- 1.x file", *aps, *numbers, _link(first["url"])])
     if all(row["mask_ap"] is None for row in rows):
         lines = [line[:2] + line[3:] for line in lines]
     text = ("| " + " | ".join("" if c is None else str(c) for c in line) + " |" for line in lines)
@@ -148,7 +157,7 @@ def _link(url: str | None) -> str | None:
 
 def _label(url: str) -> str:
     """Date and digest of a checkpoint, from its file's name."""
-    return PurePosixPath(url).stem.rpartition("coco_")[2]
+    return re.search(r"\d{8}(_\d{6})?-[0-9a-f]{8}$", PurePosixPath(url).stem)[0]
 
 
 def main(arguments: list[str] | None = None) -> int:

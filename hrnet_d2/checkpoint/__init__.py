@@ -1,9 +1,10 @@
-"""Weights of other projects come in here: read safely, renamed, accounted for."""
+"""Checkpoints of this and other projects: read safely, renamed, and matched to a model."""
 
 from .checkpointer import Checkpointer
 from .converting import Conversion, convert
 from .errors import CheckpointError, UnsafeCheckpointError
 from .loading import Checkpoint, load_file
+from .values import non_finite
 
 __all__ = [
     "Checkpoint",
@@ -13,4 +14,5 @@ __all__ = [
     "UnsafeCheckpointError",
     "convert",
     "load_file",
+    "non_finite",
 ]

@@ -1,30 +1,34 @@
-"""A checkpoint of any kind to a file of ours: tensors only, and an account of each."""
+"""Convert a checkpoint of any kind to this package's format, accounting for every tensor."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
+from hrnet_d2.file_io import atomic_write
+
+from .describing import stated_config
 from .download import fetch
 from .errors import CheckpointError
-from .formats import CLASS_NAMES
+from .formats import CLASS_NAMES, CONFIG
 from .loading import Checkpoint, load_file
 from .matching import match_to_model
+from .safetensors_file import write_safetensors
 
 __all__ = ["Conversion", "convert"]
 
 
 @dataclass
 class Conversion:
-    """What became of a checkpoint.
+    """The result of a conversion.
 
     Attributes:
-        checkpoint: as read.
-        rows: (name in the file, name in ours or "-", shape, what became of it), for every tensor.
-        problems: why it is not accounted for; empty where it is.
+        checkpoint: the checkpoint that was read.
+        rows: (name in the file, our name or "-", shape, what became of it) for every tensor.
+        problems: what is wrong; empty if every tensor is accounted for.
     """
 
     checkpoint: Checkpoint
@@ -32,20 +36,29 @@ class Conversion:
     problems: list[str]
 
 
-def convert(source: str, target: str | None, model: nn.Module | None = None) -> Conversion:
+def convert(
+    source: str,
+    target: str | None,
+    model: nn.Module | None = None,
+    config: str | None = None,
+) -> Conversion:
     """Read a checkpoint, account for every tensor and, if that succeeds, write it in our format.
 
+    The file that is written brings its own settings, as the source does: class names, and a config
+    of everything that the source states.
+
     Args:
-        source: a file or an address, of any supported format.
+        source: a file or URL of any supported format.
         target: a ".pth" or ".safetensors" file to write; None to only check.
-        model: what it must fit; without one only the names are checked.
+        model: a model that the checkpoint must match; without one, only names are checked.
+        config: a full config as YAML text to write, in place of what the source states.
 
     Returns:
-        The account; nothing was written where it has problems.
+        The account. If it lists problems, nothing was written.
 
     Raises:
-        UnsafeCheckpointError: where the source names code to run.
-        CheckpointError: where the source cannot be read, or the target is not of a known kind.
+        UnsafeCheckpointError: if the source refers to code.
+        CheckpointError: if the source cannot be read or the target's suffix is unknown.
     """
     if target is not None and Path(target).suffix not in (".pth", ".safetensors"):
         raise CheckpointError(f"{target} must end in .pth or .safetensors")
@@ -63,7 +76,7 @@ def convert(source: str, target: str | None, model: nn.Module | None = None) -> 
         except CheckpointError as error:
             problems.append(str(error))
     if target is not None and not problems:
-        _write(checkpoint, target)
+        _write(checkpoint, target, config)
     return Conversion(checkpoint, _rows(checkpoint), problems)
 
 
@@ -80,15 +93,18 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _write(checkpoint: Checkpoint, target: str) -> None:
-    # Rows cut out of a tensor would take the whole of it into the file.
+def _write(checkpoint: Checkpoint, target: str, config: str | None) -> None:
+    # A view of a larger tensor would take all of that tensor into the file.
     state = {name: value.contiguous().clone() for name, value in checkpoint.state.items()}
-    names = checkpoint.class_names
-    part = f"{target}.part"  # a file is there whole or not at all
-    if target.endswith(".safetensors"):
-        text = {} if names is None else {CLASS_NAMES: "\n".join(names)}
-        save_file(state, part, metadata={"format": "pt", **text})
-    else:
-        text = {} if names is None else {CLASS_NAMES: names}
-        torch.save({"model": state, "__author__": "hrnet_d2", **text}, part)
-    os.replace(part, target)
+    names = checkpoint.settings.class_names
+    if config is None:
+        config = stated_config(checkpoint.settings)
+    described: dict[str, Any] = {CONFIG: config, CLASS_NAMES: names}
+    described = {key: value for key, value in described.items() if value is not None}
+    with atomic_write(target) as part:
+        if target.endswith(".safetensors"):
+            if names is not None:
+                described[CLASS_NAMES] = "\n".join(names)
+            write_safetensors(state, part, described)
+        else:
+            torch.save({"model": state, "__author__": "hrnet_d2", **described}, part)

@@ -1,45 +1,52 @@
-"""Checkpoints by address, downloaded and held to their digest."""
+"""Download checkpoints and check them against the digest in their name."""
 
 from detectron2.utils.file_io import PathManager
 
+from .digest import check_digest
 from .errors import CheckpointError
-from .reading import check_digest
 
 __all__ = ["fetch"]
 
-# The host of MMDetection 2.0's first files, and where they are now.
-_MOVED = ("https://open-mmlab.s3.ap-northeast-2.amazonaws.com/", "https://download.openmmlab.com/")
+# The host that MMDetection 2.0's first files were published on, and those that have them now.
+_HOSTS = (
+    "https://open-mmlab.s3.ap-northeast-2.amazonaws.com/mmdetection/v2.0/",
+    "https://download.openmmlab.com/mmdetection/v2.0/",
+    "https://mmassets.onedl.ai/mmdetection/v2.0/",
+)
 
 
-def fetch(address: str) -> str:
-    """A local file for an address.
+def fetch(address: str, verify: bool = True) -> str:
+    """Return a local file for a path or URL.
 
     Args:
-        address: a path, or an address that iopath's PathManager knows. A SHA-256 prefix in its
-            name is checked.
+        address: a path, or a URL that iopath's PathManager supports. A SHA-256 prefix in its name
+            is checked.
+        verify: whether to check it, which reads the whole file.
 
     Returns:
-        The local path; of the cached file for an address of the network.
+        The local path; for a URL, that of the cached file.
 
     Raises:
-        CheckpointError: where there is no such file, it cannot be downloaded, or it is not the
-            one that its name says.
+        CheckpointError: if there is no such file, it cannot be downloaded, or its digest does not
+            match its name.
     """
     places = [address]
-    if address.startswith(_MOVED[0]):
-        places.append(_MOVED[1] + address.removeprefix(_MOVED[0]))
+    for i, host in enumerate(_HOSTS):
+        if address.startswith(host):
+            places += [other + address.removeprefix(host) for other in _HOSTS[i + 1 :]]
     errors = []
     for place in places:
         try:
             local = PathManager.get_local_path(place)
-        except Exception as error:  # each kind of address has errors of its own
+        except Exception as error:  # each kind of URL raises its own errors
             errors.append(f"{place}: {error}")
             continue
         if PathManager.isfile(local):
-            check_digest(local, address)
+            if verify:
+                check_digest(local, address)
             return local
         errors.append(f"{place}: there is no such file")
     by_hand = ""
     if "://" in address:
-        by_hand = ". Without a network, fetch it by hand and set MODEL.WEIGHTS to the file"
+        by_hand = ". Without a network, download it by hand and set MODEL.WEIGHTS to the file"
     raise CheckpointError(f"No checkpoint at {'; '.join(errors)}{by_hand}")

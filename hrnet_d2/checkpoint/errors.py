@@ -1,4 +1,4 @@
-"""What goes wrong with a checkpoint, by kind."""
+"""Errors about checkpoints."""
 
 import pickle
 
@@ -6,8 +6,8 @@ __all__ = ["CheckpointError", "UnsafeCheckpointError"]
 
 
 class CheckpointError(RuntimeError):
-    """A file that cannot be read, is not recognized or does not fit the model."""
+    """A file that cannot be read, is not recognized, or does not match the model."""
 
 
 class UnsafeCheckpointError(CheckpointError, pickle.UnpicklingError):
-    """A pickle that names something other than tensors and plain data; nothing of it was run."""
+    """A pickle that refers to something other than tensors and plain data; none of it was run."""

@@ -1,4 +1,4 @@
-"""From what a file holds to its tensors: wrappers and prefixes taken off, class names kept."""
+"""Find the tensors in a file's content: wrappers and prefixes removed, class names kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,26 +9,30 @@ import torch
 
 from .errors import CheckpointError
 from .reading import RawCheckpoint
+from .rebuilding import NotDense
 
 __all__ = ["Contents", "unwrap"]
 
 CLASS_NAMES = "class_names"
-# DataParallel's and torch.compile's.
+CONFIG = "config"  # the full config as YAML, in files of this package
+# Of DataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
 _AVERAGE = "ema_"
 
 
 @dataclass
 class Contents:
-    """The tensors of a checkpoint under the names that they have in it.
+    """The tensors of a checkpoint under the file's own names.
 
     Attributes:
-        tensors: name to tensor on the CPU.
-        unused: name to the reason why the tensor is left aside.
-        extras: everything beside the tensors of a checkpoint of Detectron2 (optimizer, iteration).
-        class_names: of the dataset, where the file has them.
-        version: of MMDetection, where the file has it.
-        wrapper: the key that held the tensors; None where they lay bare.
+        tensors: tensors by name, on the CPU.
+        unused: names of tensors that are set aside, mapped to the reason.
+        extras: everything else in a Detectron2 checkpoint (optimizer, iteration).
+        class_names: names of the dataset's classes, if the file has them.
+        version: the MMDetection version, if the file states it.
+        meta: MMDetection's account of the training: its config, classes, version; else empty.
+        config: the full config as YAML, in files of this package.
+        wrapper: the key that holds the tensors; None if they are at the top level.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -36,22 +40,24 @@ class Contents:
     extras: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
     version: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
     wrapper: str | None = None
 
 
 def unwrap(raw: RawCheckpoint, path: str) -> Contents:
-    """Find the tensors in what a file holds.
+    """Find the tensors in the content of a file.
 
-    MMDetection keeps them in "state_dict"; its moving averages, where trained with one, are already
-    there under the plain names, and the "ema_" names (2.x) or "ema_state_dict" (3.x) hold the
-    weights that they were averaged from.  Detectron2 keeps them in "model".
+    MMDetection keeps them in "state_dict". If it trained with a moving average, the averaged
+    weights are there under the plain names, and the "ema_" names (2.x) or "ema_state_dict" (3.x)
+    hold the weights they were averaged from. Detectron2 keeps them in "model".
 
     Args:
-        raw: the file's content.
-        path: of the file, for messages.
+        raw: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        CheckpointError: where there are no tensors, or something else among them.
+        CheckpointError: if there are no tensors, or something else is among them.
     """
     content = raw.content
     if not isinstance(content, Mapping):
@@ -91,6 +97,13 @@ def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             native = value.astype(value.dtype.newbyteorder("="), copy=False)
             tensors[str(name)] = torch.from_numpy(np.array(native, copy=True, order="C"))
+        elif isinstance(value, NotDense):
+            raise CheckpointError(
+                f"{path}: {name} is a {value.kind} tensor; nothing was loaded. Save the plain "
+                "weights: dense and with values"
+            )
+        elif not bare and type(value) in (int, float):  # a scalar of NumPy
+            tensors[str(name)] = torch.tensor(value)
         elif not bare:
             raise CheckpointError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
     return tensors
@@ -103,7 +116,7 @@ def _strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 
 def _set_averages_aside(contents: Contents) -> None:
-    """Plain names beside "ema_" ones are what MMDetection evaluates; alone, "ema_" is a prefix."""
+    """MMDetection evaluates plain names, not "ema_" ones; if all names have it, it is a prefix."""
     averages = [name for name in contents.tensors if name.startswith(_AVERAGE)]
     if len(averages) == len(contents.tensors):
         contents.tensors = _strip(contents.tensors, _AVERAGE)
@@ -114,7 +127,7 @@ def _set_averages_aside(contents: Contents) -> None:
 
 
 def _heuristics(contents: Contents, content: Mapping, wrapper: str | None) -> dict[str, Any]:
-    """What makes Detectron2 match names by likeness: files of Caffe2 and of pycls."""
+    """Mark what Detectron2 matches by similar names: files of Caffe2 and of pycls."""
     arrays = all(isinstance(value, np.ndarray) for value in content.values())
     if wrapper == "blobs" or (wrapper is None and arrays):
         for name in [name for name in contents.tensors if name.endswith("_momentum")]:
@@ -145,3 +158,6 @@ def _read_meta(contents: Contents, content: Mapping, text: Mapping[str, str]) ->
             break
     version = meta.get("mmdet_version")
     contents.version = version if isinstance(version, str) else None
+    contents.meta = meta
+    config = text.get(CONFIG, content.get(CONFIG))
+    contents.config = config if isinstance(config, str) else None

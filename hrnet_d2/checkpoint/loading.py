@@ -1,6 +1,8 @@
-"""A checkpoint file of any kind, as tensors under our names with an account of each."""
+"""Read a checkpoint file of any kind: tensors under our names, each one accounted for."""
 
 import logging
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,7 @@ from .formats import Contents, unwrap
 from .reading import read_file
 from .recognition import Layout, recognize, recognize_backbone
 from .renaming import rename, unused_reason
+from .settings import Settings, is_1x_meta, read_settings
 
 __all__ = ["Checkpoint", "account", "load_file"]
 
@@ -20,17 +23,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoint:
-    """The tensors of a file under our names, and what became of each of its names.
+    """The tensors of a file under our names, and what each of the file's names became.
 
     Attributes:
-        path: of the file.
-        layout: whose names it had.
-        state: our name to tensor, on the CPU.
-        names: the file's name to ours, for every tensor in ``state``.
-        unused: the file's name to the reason why the tensor is of no use.
-        unknown: the file's names that no table has; their tensors are in ``state`` as they are.
-        extras: what else a checkpoint of Detectron2 holds: optimizer, iteration, ....
-        class_names: of the dataset, where the file has them.
+        path: path of the file.
+        layout: the project whose names the file uses.
+        state: tensors by our names, on the CPU.
+        names: the file's names mapped to ours, for every tensor in ``state``.
+        unused: the file's names of tensors that are not needed, mapped to the reason.
+        unknown: the file's names that are in no table; ``state`` has their tensors unrenamed.
+        extras: everything else in a Detectron2 checkpoint: optimizer, iteration, ....
+        class_names: names of the dataset's classes, if the file has them.
+        meta: MMDetection's account of the training: its config, classes, version; else empty.
+        config: the full config as YAML, in files of this package.
     """
 
     path: str
@@ -41,35 +46,72 @@ class Checkpoint:
     unknown: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
 
     @property
     def backbone_only(self) -> bool:
-        """Whether it is a backbone without a detector: weights to begin a training from."""
+        """Whether the file holds a backbone without a detector, such as ImageNet weights."""
         return all(name.startswith("backbone.bottom_up.") for name in self.state)
 
+    @property
+    def settings(self) -> Settings:
+        """What the file says of its model: input, classes, thresholds, arithmetic."""
+        shapes = {name: tuple(value.shape) for name, value in self.state.items()}
+        return read_settings(
+            self.path, shapes, self.layout, self.meta, self.config, self.class_names
+        )
 
-def load_file(path: str) -> Checkpoint:
+
+def load_file(path: str, keep: bool = False) -> Checkpoint:
     """Read a local checkpoint file of any supported format and layout.
 
+    Args:
+        path: a local file.
+        keep: keep the result for the next call for this file, which takes it if the file is
+            unchanged; so that a file's settings are read first and its tensors are not read twice.
+
     Raises:
-        UnsafeCheckpointError: where it names code to run.
-        CheckpointError: where it cannot be read or holds no tensors.
+        UnsafeCheckpointError: if the file refers to code.
+        CheckpointError: if it cannot be read or holds no tensors.
     """
-    return account(unwrap(read_file(path), path), path)
+    key = _identity(path)
+    checkpoint = _kept.pop(key, None)
+    _kept.clear()  # whatever else was read and not taken
+    if checkpoint is None:
+        checkpoint = account(unwrap(read_file(path), path), path)
+    if keep and key is not None:
+        _kept[key] = checkpoint
+    return checkpoint
+
+
+# At most one: the file that was read last for its settings.
+_kept: dict[tuple[Any, ...] | None, Checkpoint] = {}
+
+
+def _identity(path: str) -> tuple[Any, ...] | None:
+    """The same for a file as long as it does not change."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (os.path.abspath(path), found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def account(contents: Contents, path: str) -> Checkpoint:
-    """Give the tensors of a checkpoint our names, each of them accounted for.
+    """Rename the tensors of a checkpoint and account for each of them.
 
     Args:
-        contents: of the file.
-        path: of the file, for messages.
+        contents: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        CheckpointError: where two tensors get one name.
+        CheckpointError: if two tensors would get the same name.
     """
     tensors = contents.tensors
     layout = recognize(tensors, contents.version)
+    if layout is Layout.MMDET_V1 and is_1x_meta(contents.meta, tensors) is False:
+        layout = Layout.MMDET  # early 2.x, which still called itself 1.1
     if layout is Layout.MMDET_V1:
         logger.warning(f"{path}: {legacy.WARNING}")
         tensors = legacy.upgrade(tensors)
@@ -81,6 +123,8 @@ def account(contents: Contents, path: str) -> Checkpoint:
         unused=dict(contents.unused),
         extras=contents.extras if layout is Layout.DETECTRON2 else {},
         class_names=contents.class_names,
+        meta=contents.meta,
+        config=contents.config,
     )
     ours = rename(tensors, layout, recognize_backbone(tensors, "backbone."))
     for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a model, decided before any tensor is copied."""
+"""Decide whether a checkpoint matches a model before any tensor is copied."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,33 +8,38 @@ from torch import nn
 
 from .errors import CheckpointError
 from .loading import Checkpoint
-from .recognition import Description, describe
+from .mismatch import Blocking, explain, explain_values
+from .values import non_finite, suitable
 
-__all__ = ["MatchResult", "match_to_model", "layers"]
+__all__ = [
+    "MatchResult",
+    "check_values",
+    "find_backbone",
+    "layers",
+    "match_to_model",
+    "share_names",
+]
 
 _BACKBONE = "backbone.bottom_up."
-# A backbone's first tensor of its own: HRNet's, and a Detectron2 ResNet's.
+# A tensor that identifies a backbone: of HRNet, and of a Detectron2 ResNet.
 _BACKBONE_MARKS = ("transition1.0.0.weight", "res2.0.conv1.weight")
-# May be in the one and not in the other: counters that nothing reads, and what the config sets.
+# May be in only one of the two: counters that nothing reads, and values that the config sets.
 _OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std")
-_OBSOLETE = (
-    "anchor_generator.cell_anchors",
-    # HTC's first mask head had this layer, without a use, until February 2020.
-    "roi_heads.mask_head.0.conv_res.",
-)
-_LISTED = 4
+_OBSOLETE = ("anchor_generator.cell_anchors",)
+# What a part of a detector is called in the whole: a neck with its backbone, or the backbone.
+_LONE_PREFIX = {"bottom_up.": "backbone.", "": _BACKBONE}
 
 
 @dataclass
 class MatchResult:
-    """How a checkpoint meets a model, by the model's names.
+    """How a checkpoint matches a model, by the model's names.
 
     Attributes:
-        state: what to copy.
-        missing: the model's tensors that the file has not.
-        unexpected: the file's tensors that the model has not.
-        wrong_shape: name to the shapes in the file and in the model.
-        unused: the file's tensors that are known to have no place here, and why.
+        state: the tensors to copy.
+        missing: the model's tensors that are missing from the file.
+        unexpected: the file's tensors that the model does not have.
+        wrong_shape: names mapped to the shapes in the file and in the model.
+        unused: the file's tensors that this model does not need, mapped to the reason.
     """
 
     state: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -47,23 +52,24 @@ class MatchResult:
 def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = False) -> MatchResult:
     """Pair the tensors of a checkpoint with a model's.
 
-    A detector's checkpoint must fill the model; a backbone's must fill the model's backbone, and
-    the rest keeps its initial values.  With ``partial`` every layer outside the backbone whose
-    tensors are missing or of another shape keeps its initial values.
+    A detector's checkpoint must fill the model. A backbone's must fill the model's backbone, and
+    the rest keeps its initial values. With ``partial``, every layer outside the backbone whose
+    tensors are missing or have another shape keeps its initial values.
 
     Args:
-        checkpoint: under our names.
+        checkpoint: a checkpoint under our names.
         model: a detector, or a backbone alone.
-        partial: let layers outside the backbone differ.
+        partial: allow layers outside the backbone to differ.
 
     Returns:
-        The pairs, and what was allowed to be left over.
+        The tensors to copy, and the differences that were allowed.
 
     Raises:
-        CheckpointError: where it does not fit; the message lists tensors and says why.
+        CheckpointError: if it does not match, or has values that cannot be copied; the message
+            lists tensors and the likely cause.
     """
     target = model.state_dict()
-    backbone = _backbone_prefix(target)
+    backbone = find_backbone(target)
     source, unused = _moved(checkpoint, target, backbone)
     result = MatchResult(unused=unused)
     for name, value in source.items():
@@ -84,16 +90,38 @@ def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = Fal
 
     blocking = _blocking(result, checkpoint, backbone, partial)
     if any(blocking):
-        raise CheckpointError(_explain(checkpoint, model, blocking, partial))
+        raise CheckpointError(explain(checkpoint, model, blocking, partial))
     if partial:
         _leave_out_broken_layers(result, backbone)
     if not result.state:
         raise CheckpointError(f"{checkpoint.path} has no tensor for this {type(model).__name__}")
+    check_values(result, checkpoint, target)
     return result
 
 
-def _backbone_prefix(names: Iterable[str]) -> str | None:
-    """The prefix of the model's backbone: "backbone.bottom_up.", "backbone.", ""; None without."""
+def check_values(
+    result: MatchResult, checkpoint: Checkpoint, target: Mapping[str, torch.Tensor]
+) -> None:
+    """Check layout, kind and finiteness of the tensors to copy; convert those of a wider dtype.
+
+    Raises:
+        CheckpointError: if a tensor is not dense, is of another kind of number, or has values that
+            are not finite in the model's dtype.
+    """
+    unsuitable = {}
+    for name, value in result.state.items():
+        converted, problem = suitable(value, target[name])
+        if converted is None:
+            unsuitable[name] = problem
+        else:
+            result.state[name] = converted
+    broken = [] if unsuitable else non_finite(result.state)
+    if unsuitable or broken:
+        raise CheckpointError(explain_values(checkpoint.path, unsuitable, broken, target))
+
+
+def find_backbone(names: Iterable[str]) -> str | None:
+    """The prefix of the model's backbone ("backbone.bottom_up.", "backbone.", ""), or None."""
     for name in names:
         for mark in _BACKBONE_MARKS:
             if name == mark or name.endswith("." + mark):
@@ -101,21 +129,30 @@ def _backbone_prefix(names: Iterable[str]) -> str | None:
     return None
 
 
+def share_names(checkpoint: Checkpoint, target: Mapping[str, torch.Tensor]) -> bool:
+    """Whether any tensor of a checkpoint has the name of one of the model's."""
+    source, _ = _moved(checkpoint, target, find_backbone(target))
+    return any(name in target for name in source if not _optional(name))
+
+
 def _moved(
     checkpoint: Checkpoint, target: Mapping, backbone: str | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The checkpoint's tensors under the model's names, where the model is a part of a detector
-    or has its backbone in another place; and those that belong to the other parts."""
+    """Adjust names to a model that is part of a detector or has its backbone elsewhere.
+
+    Returns:
+        The tensors under the model's names, and those that belong to other parts.
+    """
     state = checkpoint.state
     if checkpoint.backbone_only and backbone is not None:
         return {backbone + name.removeprefix(_BACKBONE): value for name, value in state.items()}, {}
     if any(name.startswith(_BACKBONE) for name in state):
-        if backbone == "backbone.":  # no neck of ours around it
+        if backbone == "backbone.":  # the backbone has no neck around it
             return {
                 backbone + n.removeprefix(_BACKBONE) if n.startswith(_BACKBONE) else n: v
                 for n, v in state.items()
             }, {}
-        lone = {"bottom_up.": "backbone.", "": _BACKBONE}.get(backbone)
+        lone = None if backbone is None else _LONE_PREFIX.get(backbone)
         if lone is not None and not any(name.startswith("backbone.") for name in target):
             inside = {n.removeprefix(lone): v for n, v in state.items() if n.startswith(lone)}
             why = "the model is a backbone alone"
@@ -128,7 +165,7 @@ def _optional(name: str) -> bool:
 
 
 def _without_aliases(model: nn.Module, absent: list[str], known: Iterable[str]) -> list[str]:
-    """Names of ``absent`` whose tensor has no other name among ``known``."""
+    """Leave out the names in ``absent`` whose tensor has another name in ``known``."""
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -137,13 +174,10 @@ def _without_aliases(model: nn.Module, absent: list[str], known: Iterable[str]) 
     return [name for name in absent if id(tensors.get(name)) not in filled]
 
 
-_Blocking = tuple[list[str], list[str], dict]
-
-
 def _blocking(
     result: MatchResult, checkpoint: Checkpoint, backbone: str | None, partial: bool
-) -> _Blocking:
-    """What of the differences is not allowed: missing, unexpected, of another shape."""
+) -> Blocking:
+    """The differences that are not allowed: missing, unexpected, and of another shape."""
     if not (partial or (checkpoint.backbone_only and backbone is not None)):
         return result.missing, result.unexpected, result.wrong_shape
     if backbone is None:
@@ -155,7 +189,7 @@ def _blocking(
 
 
 def _leave_out_broken_layers(result: MatchResult, backbone: str | None) -> None:
-    """Keep no weight of a layer whose bias does not fit, and the reverse."""
+    """Drop the weight of a layer whose bias does not match, and the reverse."""
     broken = {_layer(name) for name in (*result.wrong_shape, *result.missing)}
     for name in [name for name in result.state if _layer(name) in broken]:
         del result.state[name]
@@ -166,70 +200,6 @@ def _layer(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _explain(checkpoint: Checkpoint, model: nn.Module, blocking: _Blocking, partial: bool) -> str:
-    missing, unexpected, wrong_shape = blocking
-    lines = [
-        f"{checkpoint.path} does not fit the model; nothing was loaded. "
-        f"Tensors of another shape: {len(wrong_shape)}, missing in the file: {len(missing)}, "
-        f"unknown to the model: {len(unexpected)}"
-    ]
-    lines += _listed(
-        "another shape",
-        [
-            f"{name}: {in_file} in the file, {own} in the model"
-            for name, (in_file, own) in wrong_shape.items()
-        ],
-    )
-    lines += _listed("missing", missing)
-    lines += _listed("unknown", unexpected)
-    theirs = describe({name: tuple(value.shape) for name, value in checkpoint.state.items()})
-    ours = describe({name: tuple(value.shape) for name, value in model.state_dict().items()})
-    lines.append(f"The file holds: {theirs}. The model is: {ours}.")
-    lines.append(_reason(theirs, ours, partial))
-    return "\n".join(lines)
-
-
-def _listed(title: str, items: list[str]) -> list[str]:
-    if not items:
-        return []
-    more = [f"    ... and {len(items) - _LISTED} more"] if len(items) > _LISTED else []
-    return [f"  {title}:", *(f"    {item}" for item in items[:_LISTED]), *more]
-
-
-def _reason(theirs: Description, ours: Description, partial: bool) -> str:
-    """The likeliest cause and what to do about it."""
-    reasons = []
-    whole = None not in (theirs.family, ours.family) and "backbone" not in (
-        theirs.family,
-        ours.family,
-    )
-    if whole and theirs.family != ours.family:
-        reasons.append(f"Another family: take a config of {theirs.family}, or another file.")
-    if None not in (theirs.width, ours.width) and theirs.width != ours.width:
-        reasons.append(
-            f"Another width: the file needs MODEL.HRNETV2P.WIDTH {theirs.width}, "
-            f"the model has {ours.width}."
-        )
-    elif None not in (theirs.backbone, ours.backbone) and theirs.backbone != ours.backbone:
-        reasons.append(
-            f"Another backbone: {theirs.backbone} in the file, {ours.backbone} in the model."
-        )
-    if None not in (theirs.classes, ours.classes) and theirs.classes != ours.classes:
-        key = "MODEL.FCOS.NUM_CLASSES" if ours.family == "FCOS" else "MODEL.ROI_HEADS.NUM_CLASSES"
-        reasons.append(
-            f"Another number of classes: {theirs.classes} in the file, {ours.classes} in the "
-            f"model. To run the file as it is set {key} {theirs.classes}."
-        )
-    # FCOS shares nothing but the backbone with the two-stage families.
-    alike = whole and (theirs.family == ours.family or "FCOS" not in (theirs.family, ours.family))
-    if alike and not partial and theirs.backbone == ours.backbone:
-        reasons.append(
-            "To fine-tune from it set MODEL.PARTIAL_LOAD True: layers that differ, such as those "
-            "that depend on the number of classes, then begin afresh."
-        )
-    return " ".join(reasons) or "The file is damaged or belongs to another model."
-
-
 def layers(names: Iterable[str]) -> list[str]:
-    """The layers of tensors, each once, in order."""
+    """The layers that tensors belong to, each once, in order."""
     return list(dict.fromkeys(_layer(name) for name in names))

@@ -1,158 +1,154 @@
-"""Checkpoint files, read by their content and without running anything in them."""
+"""Read checkpoint files by their content, without running anything in them."""
 
-import hashlib
+import mmap
 import os
 import re
-import tarfile
-import zipfile
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
-import safetensors
-import torch
-from torch.serialization import MAGIC_NUMBER
-
-from . import unpickling
 from .errors import CheckpointError, UnsafeCheckpointError
+from .numpy_files import holds_arrays, read_npz
+from .pickle_limits import LimitError
+from .safetensors_file import is_safetensors, read_safetensors
+from .torch_files import is_legacy, is_torchscript, read_legacy, read_zip
+from .unpickling import unpickler
+from .zip_archive import ZipArchive
 
-__all__ = ["RawCheckpoint", "check_digest", "read_file"]
+__all__ = ["RawCheckpoint", "read_file"]
 
-# "-56651a6d.pth": the SHA-256 of the file's content begins so, as publishers of weights name them.
-_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pth\.tar|pt|pkl|bin|safetensors)")
-_DATE = re.compile(r"(?:19|20)\d{6}")
+# How pickles of protocols 0 and 1 begin: a dictionary, a list, a class, or PyTorch's number.
+_OLD_PICKLE = re.compile(rb"\(d|\(l|\(i|\}q|\}\(|\]q|\]\(|c[a-z_.]+\n[A-Za-z_]+\n|L\d+L?\n")
 
 
 @dataclass
 class RawCheckpoint:
-    """What a file holds, before anything is known of its names.
+    """The content of a file before its names are interpreted.
 
     Attributes:
         content: the unpickled object, or a dictionary of tensors.
-        text: the file's own strings (safetensors' metadata).
+        text: the strings in the file (safetensors' metadata).
     """
 
     content: Any
     text: dict[str, str] = field(default_factory=dict)
 
 
-def check_digest(path: str, name: str | None = None) -> None:
-    """Hold a file to the SHA-256 prefix in its name, where there is one.
-
-    Args:
-        path: of the file.
-        name: the name or address that it was published under; default: its own.
-
-    Raises:
-        CheckpointError: where they differ.
-    """
-    found = _DIGEST.search(PurePosixPath(name or path).name)
-    if found is None or _DATE.fullmatch(found[1]):
-        return
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            sha.update(block)
-    digest = sha.hexdigest()
-    if not digest.startswith(found[1]):
-        raise CheckpointError(
-            f"{path} is not the file that its name says: its SHA-256 begins with "
-            f"{digest[: len(found[1])]}, not with {found[1]}. The download is damaged or the file "
-            "was changed: delete it and fetch it again, or rename it if you changed it yourself"
-        )
-
-
 def read_file(path: str) -> RawCheckpoint:
     """Read a checkpoint of any format onto the CPU.
 
-    PyTorch's (zip and older), safetensors, and pickles of numpy arrays (Detectron2's ``.pkl``) are
-    told apart by their first bytes.
+    PyTorch's formats (zip and older), safetensors, pickles of NumPy arrays (Detectron2's ``.pkl``)
+    and ``.npz`` are distinguished by their content. Tensors of zip archives are memory-mapped: they
+    may be changed in place, which leaves the file unchanged.
 
     Args:
-        path: of a local file.
+        path: a local file.
 
     Raises:
-        UnsafeCheckpointError: where the file names code to run; the message has the name.
-        CheckpointError: where it is empty, damaged or of another format.
+        UnsafeCheckpointError: if the file refers to code; the message has the name.
+        CheckpointError: if it is empty, damaged, or of another format.
     """
     if not os.path.isfile(path):
         raise CheckpointError(f"{path} is not a file")
     size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(512)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if size == 0:
         raise CheckpointError(f"{path} is empty")
     try:
-        if head.startswith(b"PK\x03\x04"):
-            return RawCheckpoint(_read_zip(path))
-        # After the length of its header. Not last, since a length may begin as a pickle does.
-        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 * 2**20:
-            return _read_safetensors(path)
-        if head[:1] == b"\x80":
-            return RawCheckpoint(_read_pickle(path))
+        raw = _read(path, head)
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(
-            f"{path} is refused: it names {error}, which is no part of a checkpoint and could run "
-            "code. Nothing of it was run or loaded"
+            f"{path} is refused: it refers to {error}, which is no part of a checkpoint and could "
+            "run code. None of it was run or loaded"
         ) from None
     except CheckpointError:
         raise
+    except LimitError as error:
+        raise CheckpointError(
+            f"{path} is refused: {error}, which no program that saves weights writes"
+        ) from error
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{path} ({size:,} bytes) needs more memory than is available"
+        ) from error
     # Damaged files raise anything: end of file, bad opcodes, wrong types, impossible sizes.
     except Exception as error:
+        text = str(error).splitlines()
         raise CheckpointError(
             f"{path} ({size:,} bytes) cannot be read: it is truncated or damaged "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else '-'})"
+            f"({type(error).__name__}: {text[0][:300] if text else '-'})"
         ) from error
-    raise CheckpointError(f"{path} is no checkpoint: {_describe(path, head)}")
+    if raw is None:
+        raise CheckpointError(f"{path} is not a checkpoint: {_describe(head)}")
+    return raw
 
 
-def _describe(path: str, head: bytes) -> str:
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, so the address that it came from is wrong"
-    if text.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
-    if tarfile.is_tarfile(path):
-        return "it is a tar archive (PyTorch before 0.2, or a packed file: unpack it)"
-    return f"it begins with {head[:16]!r}"
+def _read(path: str, head: bytes) -> RawCheckpoint | None:
+    if head.startswith(b"PK\x03\x04"):
+        return RawCheckpoint(_read_archive(path))
+    # After the length of its header. Not last, since a length may begin as a pickle does.
+    if is_safetensors(head):
+        return RawCheckpoint(*read_safetensors(path))
+    if _is_tar(head):
+        return None
+    if head[:1] == b"\x80":
+        return RawCheckpoint(_read_pickle(path))
+    if _OLD_PICKLE.match(head):
+        return RawCheckpoint(_read_pickle(path))
+    return None
 
 
-def _read_zip(path: str) -> Any:
-    """PyTorch's format since 1.6."""
-    if not zipfile.is_zipfile(path):
+def _read_archive(path: str) -> Any:
+    archive = ZipArchive(path)
+    if is_torchscript(archive):
         raise CheckpointError(
-            f"{path} ({os.path.getsize(path):,} bytes) is truncated: it begins as a PyTorch "
-            "checkpoint and its end is missing"
+            f"{path} is a TorchScript program, not a checkpoint: save the state_dict of the model "
+            "it was made from"
         )
-    with zipfile.ZipFile(path) as archive:
-        members = {PurePosixPath(name).name for name in archive.namelist()}
-    if "constants.pkl" in members:
-        raise CheckpointError(f"{path} is a TorchScript program; a checkpoint of it is needed")
-    if "data.pkl" not in members:
-        raise CheckpointError(f"{path} is a zip archive that holds no PyTorch checkpoint")
-    return _torch_load(path)
+    if holds_arrays(archive):
+        return read_npz(archive, path)
+    return read_zip(archive, path)
 
 
 def _read_pickle(path: str) -> Any:
     """PyTorch's format before 1.6, which begins with a number of its own, or a plain pickle."""
-    if tarfile.is_tarfile(path):  # which torch.load would unpack
-        raise CheckpointError(f"{path} is a tar archive, not a checkpoint")
     with open(path, "rb") as file:
-        first = unpickling.load(file, encoding="latin1")
-    return _torch_load(path) if first == MAGIC_NUMBER else first
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    machine = unpickler(data)
+    first = machine.load()
+    if is_legacy(first):
+        return read_legacy(data, path)
+    if machine.position != len(data):
+        raise CheckpointError(
+            f"{path} is damaged: {len(data) - machine.position:,} bytes follow its pickle"
+        )
+    return first
 
 
-def _torch_load(path: str) -> Any:
+def _is_tar(head: bytes) -> bool:
+    """By the checksum of the first header, whatever the first member's name looks like."""
+    if len(head) < 512:
+        return False
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        # More than weights: logs, configs, numpy numbers.  Read once more by a pickle reader that
-        # puts stand-ins in their place, or says what it refuses.  `weights_only` has to be off for
-        # torch.load to take it; it resolves fewer names than PyTorch's own.
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=unpickling)
+        stated = int(head[148:156].strip(b" \0") or b"-", 8)
+    except ValueError:
+        return False
+    return stated == sum(head[:148]) + 8 * ord(" ") + sum(head[156:])
 
 
-def _read_safetensors(path: str) -> RawCheckpoint:
-    with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return RawCheckpoint(tensors, dict(file.metadata() or {}))
+def _describe(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, so the URL that it came from is wrong"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; download the file itself with `git lfs pull`"
+    if _is_tar(head):
+        return "it is a tar archive (PyTorch before 0.2, or a packed file: unpack it)"
+    if head.startswith((b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"(\xb5/\xfd")):
+        return "it is a compressed file: unpack it"
+    if head.startswith(b"\x93NUMPY"):
+        return "it is one NumPy array without a name; save a dictionary of arrays with numpy.savez"
+    return f"it begins with {head[:16]!r}"

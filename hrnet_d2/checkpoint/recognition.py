@@ -1,4 +1,4 @@
-"""Whose names a checkpoint has, and what kind of model its tensors make."""
+"""Recognize whose names a checkpoint uses and what kind of model its tensors belong to."""
 
 import enum
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ __all__ = ["Description", "Layout", "describe", "recognize", "recognize_backbone
 
 
 class Layout(enum.Enum):
-    """Whose parameter names these are."""
+    """The project whose parameter names these are."""
 
     DETECTRON2 = "Detectron2 (this package)"
     MMDET = "MMDetection 2.x or 3.x"
@@ -17,21 +17,21 @@ class Layout(enum.Enum):
     RESNET = "ResNet backbone, torchvision's names"
 
 
-# A part of the names that only this layout has.
+# Names that only occur in these layouts.
 _HRNET_MARK = "transition1.0.0.weight"
 _RESNET_MARK = "layer4.0.conv1.weight"
 _MMDET_HEADS = ("rpn_head.", "roi_head.", "bbox_head.")
 
 
 def recognize(names: Iterable[str], version: str | None = None) -> Layout:
-    """The layout of a checkpoint's names.
+    """Recognize the layout of a checkpoint's names.
 
-    MMDetection 1.x is told from 2.x by the missing "roi_head." of two-stage models, by the neck's
-    names in HRNet-Object-Detection, or by the version that the file states.
+    MMDetection 1.x differs from 2.x in that its two-stage models have no "roi_head." prefix, in the
+    neck's names (HRNet-Object-Detection), and in the version stated in the file.
 
     Args:
-        names: of the tensors, without prefixes.
-        version: of MMDetection, as the file states it.
+        names: names of the tensors, without prefixes.
+        version: the MMDetection version stated in the file.
     """
     names = set(names)
     starts = {name.split(".", 1)[0] + "." for name in names}
@@ -42,14 +42,14 @@ def recognize(names: Iterable[str], version: str | None = None) -> Layout:
         old = two_stage_v1 or fork or (stated and "roi_head." not in starts)
         return Layout.MMDET_V1 if old else Layout.MMDET
     if recognize_backbone(names, "backbone.") is not None:
-        # MMPretrain's classifiers, and MMDetection's backbone cut out of a detector
+        # MMPretrain's classifiers, or the backbone extracted from an MMDetection detector
         rest = {name for name in names if not name.startswith(("backbone.", "neck.", "head.fc."))}
         return Layout.DETECTRON2 if rest else Layout.MMDET
     return recognize_backbone(names) or Layout.DETECTRON2
 
 
 def recognize_backbone(names: Iterable[str], prefix: str = "") -> Layout | None:
-    """HRNET or RESNET for the backbone whose official names stand below ``prefix``, else None."""
+    """Return HRNET or RESNET if the backbone's official names follow ``prefix``, else None."""
     names = set(names)
     if prefix + _HRNET_MARK in names:
         return Layout.HRNET
@@ -58,13 +58,13 @@ def recognize_backbone(names: Iterable[str], prefix: str = "") -> Layout | None:
 
 @dataclass(frozen=True)
 class Description:
-    """What the tensors of a model say about it, by their names in our layout.
+    """What a model's tensors, under this package's names, say about it.
 
     Attributes:
-        family: "Faster R-CNN", ..., or "backbone" for a backbone alone; None where unknown.
-        backbone: "HRNet-W18", "ResNet-50", ...; None where unknown.
-        width: HRNet's, else None.
-        classes: their number, where a head tells it.
+        family: "Faster R-CNN", ..., or "backbone" for a backbone alone; None if unknown.
+        backbone: "HRNet-W18", "ResNet-50", ...; None if unknown.
+        width: HRNet's width; None for other backbones.
+        classes: the number of classes; None if no head shows it.
     """
 
     family: str | None
@@ -79,7 +79,7 @@ class Description:
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> Description:
-    """Tell family, backbone and number of classes from names (ours) and shapes."""
+    """Derive family, backbone and number of classes from names (this package's) and shapes."""
     width = backbone = classes = None
     for name, shape in shapes.items():
         if name.endswith(_HRNET_MARK):

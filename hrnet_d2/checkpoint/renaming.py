@@ -1,9 +1,9 @@
-"""Names of other projects' parameters, and ours for them: one table for each part of a model.
+"""Other projects' parameter names and ours: one table per part of a model.
 
-A row has their name and ours.  ``{i}`` stands for a number, ``*`` at the end for the rest of the
-name; on our side numbers may be computed: ``{i+2}``, ``{3i+1}``.  The first row that matches
-counts.  Our side is the layout of a whole detector; ``fitting`` moves it where a model is a part
-of one.
+A row holds their name and ours. ``{i}`` stands for a number and ``*`` at the end for the rest of
+the name; on our side numbers may be computed: ``{i+2}``, ``{3i+1}``. The first matching row counts.
+Our side is the layout of a whole detector; ``matching`` adjusts it for a model that is a part of
+one.
 """
 
 import re
@@ -14,6 +14,8 @@ from .recognition import Layout
 __all__ = ["UNUSED", "rename", "unused_reason"]
 
 Table = tuple[tuple[str, str], ...]
+# On our side: the tensor has no place in a detector; UNUSED says why.
+_NOWHERE = "-"
 
 # MMDetection keeps the official names, and so does our backbone.
 HRNET: Table = tuple(
@@ -33,7 +35,7 @@ HRFPN_REDUCTION: Table = (
     ("neck.reduction_conv.conv.*", "backbone.reduction_conv.*"),
     ("neck.reduction_conv.0.*", "backbone.reduction_conv.*"),  # HRNet-Object-Detection
 )
-# Levels p2 ... of two-stage detectors, p3 ... of FCOS.
+# Two-stage detectors have levels from p2 on, FCOS from p3 on.
 PYRAMID_FROM_2: Table = (
     ("neck.fpn_convs.{i}.conv.*", "backbone.fpn_output{i+2}.*"),
     ("neck.fpn_conv.{i}.*", "backbone.fpn_output{i+2}.*"),  # HRNet-Object-Detection
@@ -49,6 +51,9 @@ RPN: Table = (
     ("rpn_head.rpn_reg.*", "proposal_generator.rpn_head.anchor_deltas.*"),
 )
 BOX_HEAD: Table = (
+    ("roi_head.bbox_head.shared_convs.{i}.conv.*", "roi_heads.box_head.conv{i+1}.*"),
+    ("roi_head.bbox_head.shared_convs.{i}.gn.*", "roi_heads.box_head.conv{i+1}.norm.*"),
+    ("roi_head.bbox_head.shared_convs.{i}.bn.*", "roi_heads.box_head.conv{i+1}.norm.*"),
     ("roi_head.bbox_head.shared_fcs.{i}.*", "roi_heads.box_head.fc{i+1}.*"),
     ("roi_head.bbox_head.fc_cls.*", "roi_heads.box_predictor.cls_score.*"),
     ("roi_head.bbox_head.fc_reg.*", "roi_heads.box_predictor.bbox_pred.*"),
@@ -67,7 +72,8 @@ CASCADE_MASK_HEADS: Table = (
     ("roi_head.mask_head.{s}.convs.{i}.conv.*", "roi_heads.mask_head.{s}.mask_fcn{i+1}.*"),
     ("roi_head.mask_head.{s}.upsample.*", "roi_heads.mask_head.{s}.deconv.*"),
     ("roi_head.mask_head.{s}.conv_logits.*", "roi_heads.mask_head.{s}.predictor.*"),
-    # HTC's, from the mask head of the stage before
+    # HTC: features of the previous stage's mask head, which the first stage does not have
+    ("roi_head.mask_head.0.conv_res.*", _NOWHERE),
     ("roi_head.mask_head.{s}.conv_res.conv.*", "roi_heads.mask_head.{s}.conv_res.*"),
 )
 SEMANTIC_HEAD: Table = (
@@ -87,10 +93,20 @@ FCOS: Table = (
     ("bbox_head.conv_cls.*", "head.cls_score.*"),
     ("bbox_head.conv_reg.*", "head.bbox_pred.*"),
     ("bbox_head.conv_centerness.*", "head.ctrness.*"),
-    ("bbox_head.fcos_cls.*", "head.cls_score.*"),  # these three until MMDetection 2.1
+    (
+        "bbox_head.fcos_cls.*",
+        "head.cls_score.*",
+    ),  # these three names were used until MMDetection 2.1
     ("bbox_head.fcos_reg.*", "head.bbox_pred.*"),
     ("bbox_head.fcos_centerness.*", "head.ctrness.*"),
     ("bbox_head.scales.{i}.scale", "head.scales.{i}.scale"),
+)
+
+# Towers without normalization have two layers for each convolution, not three.
+FCOS_PLAIN: Table = (
+    ("bbox_head.cls_convs.{i}.conv.*", "head.cls_subnet.{2i}.*"),
+    ("bbox_head.reg_convs.{i}.conv.*", "head.bbox_subnet.{2i}.*"),
+    *FCOS[4:],
 )
 
 ROI_HEADS = (
@@ -101,21 +117,25 @@ ROI_HEADS = (
     *SEMANTIC_HEAD,
 )
 
-# Known to have no place in a detector, and why.
+# Tensors that a detector has no use for, and why.
 UNUSED: Table = (
     ("incre_modules.*", "ImageNet classifier"),
     ("downsamp_modules.*", "ImageNet classifier"),
     ("final_layer.*", "ImageNet classifier"),
     ("classifier.*", "ImageNet classifier"),
     ("fc.*", "ImageNet classifier"),
-    ("head.fc.*", "ImageNet classifier"),  # this and the next three are MMPretrain's
+    ("head.fc.*", "ImageNet classifier"),  # this and the next three are MMPretrain's names
     ("neck.increase_layers.*", "ImageNet classifier"),
     ("neck.downsample_layers.*", "ImageNet classifier"),
     ("neck.final_layer.*", "ImageNet classifier"),
-    ("data_preprocessor.*", "pixel mean and standard deviation: the config has them"),
+    (
+        "roi_head.mask_head.0.conv_res.*",
+        "MMDetection before 2020-02-15 created it in the first mask head of HTC and never ran it",
+    ),
+    ("data_preprocessor.*", "pixel mean and standard deviation, which the config sets"),
 )
 
-# Where the names of a Detectron2 model begin: of a detector, or of a backbone alone.
+# Prefixes of the names of a Detectron2 model: a detector, or a backbone alone.
 OURS = (
     *("backbone.", "proposal_generator.", "roi_heads.", "sem_seg_head.", "head.", "pixel_"),
     *("anchor_generator.", "bottom_up.", "reduction_conv.", "fpn_output", "fpn_lateral"),
@@ -128,15 +148,15 @@ _COMPUTED = re.compile(r"\{(\d*)(\w)(?:\+(\d+))?\}")
 
 
 def rename(names: Iterable[str], layout: Layout, backbone: Layout | None) -> dict[str, str | None]:
-    """Our names for a checkpoint's.
+    """Translate a checkpoint's names into ours.
 
     Args:
-        names: the checkpoint's.
+        names: the checkpoint's names.
         layout: whose names they are.
-        backbone: which backbone a detector has (HRNET or RESNET); None where it is neither.
+        backbone: the detector's backbone (HRNET or RESNET); None if it is neither.
 
     Returns:
-        Their name to ours; None for a name that no table has.
+        Their names mapped to ours; None for a name that is in no table.
     """
     names = list(names)
     if layout is Layout.DETECTRON2:
@@ -147,15 +167,19 @@ def rename(names: Iterable[str], layout: Layout, backbone: Layout | None) -> dic
 
 
 def unused_reason(name: str) -> str | None:
-    """Why a tensor of a foreign file is of no use to a detector; None if it may be."""
+    """Why a detector has no use for a tensor of this name; None if it may have."""
     return next((why for theirs, why in UNUSED if _pattern(theirs).fullmatch(name)), None)
 
 
 def _detector(names: list[str], backbone: Layout | None) -> Table:
-    rows = tuple((f"backbone.{theirs}", ours) for theirs, ours in _BACKBONES.get(backbone, ()))
+    rows = tuple(
+        (f"backbone.{theirs}", ours) for theirs, ours in (_BACKBONES[backbone] if backbone else ())
+    )
     if any(name.startswith("rpn_head.") for name in names):
         return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_2, *FPN_LATERAL, *RPN, *ROI_HEADS)
-    return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_3, *FCOS)
+    normalized = any(".gn." in name for name in names if name.startswith("bbox_head."))
+    head = FCOS if normalized else FCOS_PLAIN
+    return (*rows, *HRFPN_REDUCTION, *PYRAMID_FROM_3, *head)
 
 
 def _pattern(theirs: str) -> re.Pattern:
@@ -170,7 +194,7 @@ def _pattern(theirs: str) -> re.Pattern:
 def _apply(rules: list[tuple[re.Pattern, str]], name: str) -> str | None:
     for pattern, ours in rules:
         if match := pattern.fullmatch(name):
-            return _fill(ours, match.groupdict())
+            return None if ours == _NOWHERE else _fill(ours, match.groupdict())
     return None
 
 

@@ -1,81 +1,83 @@
-"""A pickle reader that runs nothing.
+"""The names that a pickle may use.
 
-A pickle is a program: it may import and call whatever it names.  This reader resolves names from a
-fixed table and nowhere else.  The table holds the rebuilding of tensors and arrays, written here
-over checked arguments, and *stand-ins* for what MMDetection's trainers put beside the weights: they
-have the place of an object of another library and no behavior.  Any other name is refused.
-
-The module has the face of ``pickle`` (``Unpickler``, ``load``), so that ``torch.load`` can use it.
+A pickle is a program: it may import and call whatever it names. Here names come from a fixed table
+only. The table has functions that rebuild tensors and arrays from checked arguments, and
+*stand-ins* for what MMDetection's trainers save with the weights, which take the place of an object
+of another library and have no behavior. Any other name is refused.
 """
 
 import math
+import mmap
 import pickle
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import torch
 
+from . import rebuilding
 from .errors import UnsafeCheckpointError
+from .pickle_limits import check_key
+from .pickle_machine import Builder, PickleMachine
 
-__all__ = ["StandIn", "Unpickler", "load"]
+__all__ = ["StandIn", "unpickler"]
 
-# Numbers and booleans: kind and size in bytes, as numpy writes them into a pickle.
+# Numbers and booleans: kind and size in bytes, as NumPy writes them into a pickle.
 _NUMERIC_DTYPE = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|c(?:8|16))")
 _TEXT_ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
+_MAX_DIMENSIONS = 32
 
 
-class _Sealed(type):
-    """A class whose attributes a pickle cannot set."""
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        raise UnsafeCheckpointError("the pickle sets attributes of a class")
-
-
-class StandIn(dict, metaclass=_Sealed):
+class StandIn(dict):
     """In the place of an object of another library: keeps the items of a dictionary-like one,
     forgets everything else and does nothing."""
 
     __slots__ = ()
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]  # dict has none
     __eq__ = object.__eq__
 
-    def __init__(self, *args: Any, **_: Any):
-        super().__init__(args[0] if len(args) == 1 and isinstance(args[0], dict) else ())
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+class _StandInClass(Builder):
+    """In the place of a class of another library; calling it makes a stand-in."""
 
-    def append(self, item: Any) -> None:
-        pass
+    __slots__ = ("name",)
 
-    def extend(self, items: Any) -> None:
-        pass
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *args: Any) -> StandIn:
+        items = args[0] if len(args) == 1 and isinstance(args[0], dict) else {}
+        return StandIn(items)
 
 
-class _Function:
-    """A function of the table; a pickle can call it and nothing else."""
+class _Function(Builder):
+    """A function of the table."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("function",)
 
     def __init__(self, function: Callable):
-        object.__setattr__(self, "_function", function)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise UnsafeCheckpointError("the pickle sets attributes of a function")
-
-    def __setstate__(self, state: Any) -> None:
-        raise UnsafeCheckpointError("the pickle sets the state of a function")
+        self.function = function
 
     def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
+        return self.function(*args)
+
+
+class _Method(Builder):
+    """In the place of a method of another library's class: can be kept, but not called."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *_: Any) -> Any:
+        raise UnsafeCheckpointError(self.name)
 
 
 class _Dtype:
-    """A numpy dtype by its name; ``value`` is None for anything but numbers."""
+    """A NumPy dtype by its name; ``value`` is None for anything but numbers."""
 
     __slots__ = ("value",)
 
@@ -85,16 +87,16 @@ class _Dtype:
         known = isinstance(name, str) and _NUMERIC_DTYPE.fullmatch(name)
         self.value = np.dtype(name) if known else None
 
-    def __setstate__(self, state: tuple) -> None:
-        order = state[1].decode() if isinstance(state[1], bytes) else state[1]
+    def set_state(self, state: Any) -> None:
+        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         if self.value is not None and order in ("<", ">"):
             self.value = self.value.newbyteorder(order)
 
 
 class _Array(np.ndarray):
-    """A numpy array that takes only numbers as its state, as many as its shape says."""
+    """A NumPy array that takes only numbers as its state, as many as its shape says."""
 
-    def __setstate__(self, state: tuple) -> None:
+    def set_state(self, state: Any) -> None:
         shape, dtype, fortran, data = state[-4:]
         if not isinstance(dtype, _Dtype):
             raise pickle.UnpicklingError("an array's dtype is not a dtype")
@@ -103,13 +105,18 @@ class _Array(np.ndarray):
         if dtype.value is None or not isinstance(data, (bytes, bytearray)):
             return  # text or objects: stays empty
         values = _numbers(bytes(data), dtype, shape)
-        super().__setstate__((1, tuple(shape), values.dtype, bool(fortran), bytes(data)))
+        checked: Any = (1, tuple(shape), values.dtype, bool(fortran), bytes(data))
+        super().__setstate__(checked)
 
 
-def _numbers(data: bytes, dtype: _Dtype, shape: tuple) -> np.ndarray:
+def _numbers(data: bytes, dtype: _Dtype, shape: Any) -> np.ndarray:
     """A flat, checked view of an array's bytes."""
-    if any(not isinstance(n, int) or n < 0 for n in shape):
-        raise pickle.UnpicklingError(f"an array has the shape {shape}")
+    if dtype.value is None:
+        raise pickle.UnpicklingError("an array of objects")
+    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
+        raise pickle.UnpicklingError("an array's shape is no tuple of a few sizes")
+    if any(type(n) is not int or not 0 <= n < 2**62 for n in shape):
+        raise pickle.UnpicklingError("an array's shape has something other than sizes")
     if len(data) != math.prod(shape) * dtype.value.itemsize:
         raise pickle.UnpicklingError(f"an array of shape {shape} has {len(data)} bytes")
     return np.frombuffer(data, dtype.value)
@@ -122,12 +129,14 @@ def _empty_array(*_: Any) -> _Array:
 def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
     if not isinstance(dtype, _Dtype) or dtype.value is None:
         return StandIn()
+    if not isinstance(data, (bytes, bytearray)) or order not in ("C", "F"):
+        raise pickle.UnpicklingError("an array of something other than bytes")
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    return _numbers(bytes(data), dtype, shape).reshape(shape, order=order).copy()
+    return _numbers(bytes(data), dtype, shape).reshape(shape, order=order)
 
 
 def _scalar(dtype: Any, data: Any = None) -> Any:
-    """A numpy scalar, as Python's own number."""
+    """A NumPy scalar, as Python's own number."""
     if isinstance(data, str):
         data = data.encode("latin1")
     if not isinstance(dtype, _Dtype) or dtype.value is None or not isinstance(data, bytes):
@@ -135,48 +144,37 @@ def _scalar(dtype: Any, data: Any = None) -> Any:
     return _numbers(data, dtype, (1,))[0].item()
 
 
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    """A tensor over a storage that ``torch.load`` read; hooks and gradients are left out."""
-    if not isinstance(storage, (torch.storage.TypedStorage, torch.storage.UntypedStorage)):
-        raise pickle.UnpicklingError("a tensor's storage is not a storage")
-    return torch._utils._rebuild_tensor_v2(
-        storage, int(offset), tuple(size), tuple(stride), False, OrderedDict()
-    )
-
-
-def _parameter(data: Any, *_: Any) -> torch.Tensor:
-    if not isinstance(data, torch.Tensor):
-        raise pickle.UnpicklingError("a parameter's data are not a tensor")
-    return data
-
-
 def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
     """How protocol 2 writes bytes."""
     if not isinstance(text, str) or encoding not in _TEXT_ENCODINGS:
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+        raise pickle.UnpicklingError("bytes in an unknown encoding")
     return text.encode(encoding)
-
-
-class _Method:
-    """In the place of a method of another library's class: can be kept, but not called."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __setstate__(self, state: Any) -> None:
-        raise UnsafeCheckpointError(self.name)
-
-    def __call__(self, *_: Any) -> Any:
-        raise UnsafeCheckpointError(self.name)
 
 
 def _getattr(owner: Any, name: Any) -> _Method:
     """A method of a stood-in class, as its objects may refer to one; of nothing else."""
-    if not isinstance(owner, _Sealed):
+    if not isinstance(owner, _StandInClass) or not isinstance(name, str):
         raise UnsafeCheckpointError("builtins.getattr")
-    return _Method(f"{owner.__module__}.{owner.__qualname__}.{name}")
+    return _Method(f"{owner.name}.{name[:100]}")
+
+
+def _reconstruct_object(cls: Any, *_: Any) -> StandIn:
+    """How protocols 0 and 1 write objects."""
+    if not isinstance(cls, _StandInClass):
+        raise UnsafeCheckpointError("copyreg._reconstructor")
+    return cls()
+
+
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    if not isinstance(items, (list, tuple)):
+        raise pickle.UnpicklingError("an OrderedDict without a list of pairs")
+    ordered: OrderedDict[Any, Any] = OrderedDict()
+    for pair in items:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise pickle.UnpicklingError("an OrderedDict without pairs")
+        check_key(pair[0])
+        ordered[pair[0]] = pair[1]
+    return ordered
 
 
 def _sequence(kind: type) -> Callable:
@@ -185,15 +183,23 @@ def _sequence(kind: type) -> Callable:
             items = items.encode("latin1")
         if not isinstance(items, (list, tuple, set, bytes, bytearray)):
             raise pickle.UnpicklingError(f"a {kind.__name__} of a {type(items).__name__}")
+        if kind in (set, frozenset):
+            for item in items:
+                check_key(item)
+        plain = isinstance(items, (bytes, bytearray)) or all(type(item) is int for item in items)
+        if kind in (bytes, bytearray) and not plain:
+            raise pickle.UnpicklingError(f"a {kind.__name__} of something other than numbers")
         return kind(items)
 
     return build
 
 
-def _stand_ins(module: str, *names: str) -> dict[str, Any]:
-    return {
-        name: _Sealed(name, (StandIn,), {"__module__": module, "__slots__": ()}) for name in names
-    }
+def _complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+def _stand_ins(module: str, *names: str) -> dict[str, Builder]:
+    return {name: _StandInClass(f"{module}.{name}") for name in names}
 
 
 def _functions(**functions: Callable) -> dict[str, Any]:
@@ -203,11 +209,12 @@ def _functions(**functions: Callable) -> dict[str, Any]:
 _NUMPY_ARRAYS = _functions(_reconstruct=_empty_array, scalar=_scalar)
 _NUMPY_BUFFERS = _functions(_frombuffer=_array_from_buffer)
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_CONFIGS = ("Config", "ConfigDict")
 
 # Every name that a pickle may use: module to name to what stands for it.
 _ALLOWED: dict[str, dict[str, Any]] = {
     "collections": {
-        "OrderedDict": OrderedDict,
+        "OrderedDict": _Function(_ordered),
         **_stand_ins("collections", "defaultdict", "Counter", "deque"),
     },
     "builtins": {
@@ -218,24 +225,18 @@ _ALLOWED: dict[str, dict[str, Any]] = {
             tuple=_sequence(tuple),
             bytes=_sequence(bytes),
             bytearray=_sequence(bytearray),
-            complex=complex,
+            complex=_complex,
             getattr=_getattr,
         ),
-        **_stand_ins("builtins", "slice", "range"),
+        **_stand_ins("builtins", "slice", "range", "object"),
     },
+    "copyreg": _functions(_reconstructor=_reconstruct_object),
     "_codecs": _functions(encode=_encode),
-    "torch._utils": _functions(
-        _rebuild_tensor=_tensor,
-        _rebuild_tensor_v2=_tensor,
-        _rebuild_parameter=_parameter,
-        _rebuild_parameter_with_state=_parameter,
-    ),
-    "torch": {
-        **_functions(Size=_sequence(tuple)),
-        **_stand_ins("torch", "device"),
-        **{name: kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
+    **{
+        module: {**_functions(**functions), **values}
+        for module, (functions, values) in rebuilding.names().items()
     },
-    "numpy": {"ndarray": _Function(_empty_array), "dtype": _Function(_Dtype)},
+    "numpy": _functions(ndarray=_empty_array, dtype=_Dtype),
     "numpy.core.multiarray": _NUMPY_ARRAYS,
     "numpy._core.multiarray": _NUMPY_ARRAYS,
     "numpy.core.numeric": _NUMPY_BUFFERS,
@@ -244,34 +245,49 @@ _ALLOWED: dict[str, dict[str, Any]] = {
     "mmengine.logging.history_buffer": _stand_ins(
         "mmengine.logging.history_buffer", "HistoryBuffer"
     ),
-    "mmengine.config.config": _stand_ins("mmengine.config.config", "Config", "ConfigDict"),
-    "mmengine.config": _stand_ins("mmengine.config", "Config", "ConfigDict"),
-    "mmcv.utils.config": _stand_ins("mmcv.utils.config", "Config", "ConfigDict"),
+    "mmengine.config.config": _stand_ins("mmengine.config.config", *_CONFIGS),
+    "mmengine.config": _stand_ins("mmengine.config", *_CONFIGS),
+    "mmcv.utils.config": _stand_ins("mmcv.utils.config", *_CONFIGS),
     "addict.addict": _stand_ins("addict.addict", "Dict"),
     "argparse": _stand_ins("argparse", "Namespace"),
     "pathlib": _stand_ins("pathlib", *_PATHS),
     "pathlib._local": _stand_ins("pathlib._local", *_PATHS),  # as Python 3.13 writes them
 }
+_ALLOWED["torch"].update(
+    **_functions(Size=_sequence(tuple)),
+    **_stand_ins("torch", "device"),
+)
 
 
-class Unpickler(pickle.Unpickler):
-    """As ``pickle.Unpickler``, over the table above.
+def _find_name(module: str, name: str) -> Any:
+    # Protocols up to 2 write the names of Python 2.
+    if (module, name) in NAME_MAPPING:
+        module, name = NAME_MAPPING[module, name]
+    module = IMPORT_MAPPING.get(module, module)
+    try:
+        return _ALLOWED[module][name]
+    except KeyError:
+        raise UnsafeCheckpointError(f"{module[:200]}.{name[:200]}") from None
 
-    Raises:
-        UnsafeCheckpointError: at the first name that is not in the table; its text is that name.
+
+def _set_state(target: Any, state: Any) -> None:
+    if isinstance(target, (_Array, _Dtype)):
+        target.set_state(state)
+    elif not isinstance(target, (StandIn, OrderedDict, rebuilding.NotDense)):
+        # Attributes of a state_dict (its versions) and of stand-ins are not kept.
+        raise UnsafeCheckpointError(f"the state of a {type(target).__name__}")
+
+
+def unpickler(
+    data: bytes | mmap.mmap,
+    persistent_load: Callable[[Any], Any] | None = None,
+    start: int = 0,
+) -> PickleMachine:
+    """A pickle machine over the table.
+
+    Args:
+        data: the bytes that hold one or several pickles.
+        persistent_load: gives the object of a persistent id.
+        start: where the first pickle begins.
     """
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Protocols up to 2 write the names of Python 2.
-        if (module, name) in NAME_MAPPING:
-            module, name = NAME_MAPPING[module, name]
-        module = IMPORT_MAPPING.get(module, module)
-        try:
-            return _ALLOWED[module][name]
-        except KeyError:
-            raise UnsafeCheckpointError(f"{module}.{name}") from None
-
-
-def load(file: BinaryIO, **kwargs: Any) -> Any:
-    """As ``pickle.load``, restricted."""
-    return Unpickler(file, **kwargs).load()
+    return PickleMachine(data, _find_name, _set_state, persistent_load, start)

@@ -28,13 +28,16 @@ def main(arguments: Sequence[str], prog: str) -> int:
         metavar=("JSON", "IMAGES"),
         help="validation data, whose categories must be the same",
     )
+    parser.add_argument(
+        "--masks", action="store_true", help="for a model of masks: bad segmentations are errors"
+    )
     args = parser.parse_args(arguments)
     setup_logger(name="hrnet_d2").setLevel(logging.WARNING)
     sources = [(args.json, args.images)] + ([tuple(args.val_data)] if args.val_data else [])
     files = []
     for path, images in sources:
         try:
-            files.append(read_coco(path, images))
+            files.append(read_coco(path, images, masks=args.masks))
             _report(files[-1])
         except (DatasetError, FileNotFoundError) as error:
             print(f"{error}\n")

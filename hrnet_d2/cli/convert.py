@@ -1,6 +1,6 @@
 """``hrnet-d2 convert SRC DST``: a checkpoint in this package's names, every tensor accounted for.
 
-``MODEL.WEIGHTS`` takes SRC as well as DST: conversion serves to share or check a checkpoint.
+``MODEL.WEIGHTS`` takes SRC as well as DST: convert to share or check one.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from tabulate import tabulate
 from torch import nn
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint import convert
+from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError, convert
+from hrnet_d2.checkpoint_config import checkpoint_settings, to_yaml
 
 __all__ = ["main"]
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     args = parser.parse_args(arguments)
 
     model = _build(args.config, args.opts) if args.config else None
-    conversion = convert(args.source, args.target, model)
+    conversion = convert(args.source, args.target, model, _config_text(args.source))
     if not args.quiet:
         print(tabulate(conversion.rows, headers=("in the file", "here", "shape", "")))
     checkpoint = conversion.checkpoint
@@ -52,6 +53,20 @@ def main(arguments: Sequence[str], prog: str) -> int:
         return 1
     print(f"{'Fits ' + args.config + '. ' if args.config else ''}Written to {args.target}")
     return 0
+
+
+def _config_text(source: str) -> str | None:
+    """The full config that the source brings; None for a backbone, or settings that are not
+    supported here (which the conversion logs)."""
+    try:
+        settings = checkpoint_settings(source, keep=True)
+        cfg = model_zoo.config_from_checkpoint(source, keep=True)
+        cfg.MODEL.WEIGHTS = ""
+        return to_yaml(cfg, settings)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError:
+        return None
 
 
 def _build(config: str, options: list[str]) -> nn.Module:

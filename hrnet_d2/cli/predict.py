@@ -36,7 +36,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Draw the detections; the status is 1 if an image could not be read or written."""
     args = _parse(arguments, prog)
     jobs = _plan(args.input, Path(args.output))
-    cfg = hrnet_d2.model_zoo.load_config(args.config_file, args.opts)
+    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+    cfg = hrnet_d2.model_zoo.load_config(args.config_file, [*args.opts, *weights])
     predictor = hrnet_d2.Predictor(cfg)
     failed = 0
     for start in range(0, len(jobs), IMAGES_AT_ONCE):
@@ -59,7 +60,12 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description="Draw a model's detections on images.")
-    parser.add_argument("--config-file", required=True, help="a path, or a name of the model zoo")
+    parser.add_argument(
+        "--config-file",
+        default="",
+        help="a path, or a name of the model zoo; default: the config that the checkpoint brings",
+    )
+    parser.add_argument("--weights", help="short for --opts MODEL.WEIGHTS")
     parser.add_argument("--input", nargs="+", required=True, help="images, or folders of images")
     parser.add_argument("--output", required=True, help="folder for the drawn images")
     parser.add_argument(

@@ -9,21 +9,23 @@ from detectron2.utils import comm
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.engine import Trainer, argument_parser, evaluate, launch, setup
+from hrnet_d2.engine.watch import watch_ranks
 
 __all__ = ["job", "main"]
 
 
 def job(args: argparse.Namespace, cfg: CfgNode) -> None:
     """What every process of the job runs: training, or evaluation with ``args.eval_only``."""
-    cfg = setup(args, cfg)
-    if args.eval_only:
-        results = evaluate(cfg, resume=args.resume)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    with watch_ranks():
+        cfg = setup(args, cfg)
+        if args.eval_only:
+            results = evaluate(cfg, resume=args.resume)
+            if comm.is_main_process():
+                verify_results(cfg, results)
+            return
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
 
 
 def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int:
@@ -31,5 +33,7 @@ def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int
     parser = argument_parser(prog)
     args = parser.parse_args(arguments)
     args.eval_only = args.eval_only or eval_only
+    if args.weights:
+        args.opts += ["MODEL.WEIGHTS", args.weights]
     launch(job, args, model_zoo.load_config(args.config_file, args.opts))
     return 0

@@ -7,6 +7,7 @@ Importing this registers ``shapes_train``, ``shapes_val`` (drawn when first used
 from .build import (
     build_test_loader,
     build_train_loader,
+    check_datasets,
     check_num_classes,
     num_classes,
     set_num_classes,
@@ -31,6 +32,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_image",
+    "check_datasets",
     "check_num_classes",
     "configure_custom_data",
     "num_classes",

@@ -1,6 +1,8 @@
 """Data loaders for training and test, and the checks before training."""
 
+import difflib
 import logging
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,12 +16,17 @@ from detectron2.data import (
 )
 from torch.utils.data import DataLoader
 
+from hrnet_d2.config_file import ConfigError
+
 from .dataset_mapper import HRNetDatasetMapper, uses_semantic_maps
+from .datasets.coco_check import DatasetError, explain_unreadable
 from .masks import check_segmentations
+from .resumable import build_resumable_loader
 
 __all__ = [
     "build_test_loader",
     "build_train_loader",
+    "check_datasets",
     "check_num_classes",
     "num_classes",
     "set_num_classes",
@@ -46,15 +53,13 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None) -> Iterable
         mapper: replaces ``HRNetDatasetMapper(cfg, True)``.
 
     Raises:
-        ValueError: if a dataset is empty, has another number of classes than the model, or lacks
-            the segmentations or semantic maps that the model learns.
+        FileNotFoundError: if a file or folder of a dataset is missing.
+        ValueError: if a dataset is unknown, invalid or empty, has another number of classes than
+            the model, or lacks the segmentations or semantic maps that the model learns.
     """
     names = list(cfg.DATASETS.TRAIN)
     if not names:
-        raise ValueError(
-            "DATASETS.TRAIN names no dataset: give training data (--train-data ANNOTATIONS.json "
-            "IMAGES/) or the name of a registered dataset"
-        )
+        check_datasets(cfg, training=True)
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     dataset = _records(
         names,
@@ -77,6 +82,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None) -> Iterable
             _check_semantic_maps(dataset, names)
     if mapper is None:
         mapper = HRNetDatasetMapper(cfg, True)
+    if isinstance(dataset, list):
+        return build_resumable_loader(cfg, dataset, mapper)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
 
 
@@ -92,7 +99,8 @@ def build_test_loader(
         batch_size: number of images per batch in each process.
 
     Raises:
-        ValueError: if the dataset is empty.
+        FileNotFoundError: if a file or folder of the dataset is missing.
+        ValueError: if the dataset is unknown, invalid or empty.
     """
     dataset = _records(
         [dataset_name],
@@ -176,11 +184,95 @@ def _thing_classes(name: str) -> list[str] | None:
 
 
 def _records(names: list[str], **kwargs: Any) -> Any:
-    """The datasets' records; Detectron2's assertions become errors that name the files."""
+    """The datasets' records; what Detectron2 or pycocotools raise becomes an error that names the
+    file and what is wrong with it."""
+    _check_registered(names)
+    for name in names:
+        _check_files_exist(name)
     try:
         return get_detection_dataset_dicts(names, **kwargs)
-    except AssertionError as error:
-        raise ValueError(f"{str(error).rstrip('.!')} ({_sources(names)})") from error
+    except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as e:
+        if isinstance(e, DatasetError):
+            raise
+        text = str(e).rstrip(".!")
+        if not isinstance(e, AssertionError) or "No valid data" not in text and "empty" not in text:
+            for name in names:
+                json_file = MetadataCatalog.get(name).get("json_file")
+                if json_file is not None:
+                    explain_unreadable(str(json_file), e)
+        if text.startswith("No valid data found"):
+            text += ": no image has an object that is not a crowd"
+        raise DatasetError(f"{text} ({_sources(names)})") from e
+
+
+def check_datasets(cfg: CfgNode, *, training: bool) -> None:
+    """Check the names of the datasets and that their files exist, before anything is built.
+
+    Args:
+        cfg: the config.
+        training: check DATASETS.TRAIN, which must name a dataset, and DATASETS.TEST, which may be
+            empty; otherwise DATASETS.TEST alone, which must name one.
+
+    Raises:
+        ConfigError: if a name is missing, or is not registered; the message has similar names.
+        FileNotFoundError: if a file or folder is missing; the message has the environment
+            variable that moves the built-in datasets.
+    """
+    train, test = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
+    if training and not train:
+        raise ConfigError(
+            "DATASETS.TRAIN names no dataset: give training data (--train-data ANNOTATIONS.json "
+            "IMAGES/) or the name of a registered dataset"
+        )
+    if not training and not test:
+        raise ConfigError(
+            "DATASETS.TEST names no dataset: give data to evaluate on (--val-data "
+            "ANNOTATIONS.json IMAGES/) or the name of a registered dataset"
+        )
+    if training:
+        _check_registered(train, "DATASETS.TRAIN")
+    _check_registered(test, "DATASETS.TEST")
+    for name in (*train, *test) if training else test:
+        _check_files_exist(name)
+
+
+def _check_registered(names: Iterable[str], key: str = "") -> None:
+    registered = DatasetCatalog.list()
+    for name in names:
+        if name in registered:
+            continue
+        similar = difflib.get_close_matches(name, registered, n=3)
+        meant = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else "."
+        raise ConfigError(
+            f"{key + ': d' if key else 'D'}ataset {name!r} is not registered{meant} Give custom "
+            "data by path (--train-data, --val-data), or register them first "
+            "(hrnet_d2.data.register_custom_data)"
+        )
+
+
+def _check_files_exist(name: str) -> None:
+    """Local files of a dataset in COCO's format; others are left to their loaders."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("drawn_on_demand"):
+        return
+    for key, what in (("json_file", "annotation file"), ("image_root", "folder of images")):
+        path = metadata.get(key)
+        if not isinstance(path, str) or not path or "://" in path or os.path.exists(path):
+            continue
+        if key == "json_file" and metadata.get("image_root") is None:
+            continue  # Detectron2 writes it for datasets of another format
+        root = os.environ.get("DETECTRON2_DATASETS")
+        advice = (
+            f"DETECTRON2_DATASETS is {root}"
+            if root
+            else "the environment variable DETECTRON2_DATASETS is not set, so that the folder "
+            "datasets/ of the current directory is used"
+        )
+        raise FileNotFoundError(
+            f"Dataset {name!r}: there is no {what} {path}. Built-in datasets are looked for in "
+            f"$DETECTRON2_DATASETS, and {advice}. Set it to the folder that holds coco/, or give "
+            "custom data by path (--train-data, --val-data)"
+        )
 
 
 def _sources(names: list[str]) -> str:

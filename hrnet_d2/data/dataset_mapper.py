@@ -1,6 +1,7 @@
 """From dataset records and images in memory to the inputs of the networks."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,6 +147,12 @@ class HRNetDatasetMapper(DatasetMapper):
     ) -> None:
         """Replace "annotations" of the record by "instances"."""
         size = dataset_dict["height"], dataset_dict["width"]
+        for annotation in dataset_dict["annotations"]:
+            if not all(map(math.isfinite, annotation["bbox"])):
+                raise ValueError(
+                    f"Image {dataset_dict['file_name']} has a box of numbers that are not finite: "
+                    f"{annotation['bbox']}"
+                )
         # Floats, since NumPy would cut the fractions off when whole-numbered boxes are scaled.
         usable = [
             {**a, "bbox": [float(v) for v in a["bbox"]]}

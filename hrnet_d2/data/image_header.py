@@ -15,6 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # Exif tag
 # JPEG markers: start of frame (all kinds, without DHT, JPG and DAC), and those without a length.
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+LOST = bytes(64)
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
@@ -63,7 +64,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
     # The end marker must come after the last start of scan: an embedded thumbnail has both.
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         header.defect = "the file is truncated"
-    place = 2
+    place, sequential, flat = 2, False, True
     while place + 4 <= len(data):
         if data[place] != 0xFF:
             break
@@ -71,17 +72,42 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         if marker == 0xFF or marker in STANDALONE:
             place += 1 if marker == 0xFF else 2
             continue
-        if marker in (0xD9, 0xDA):
+        if marker == 0xD9:
             break
         length = int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDA:
+            zeros = data.find(LOST, place + 2 + length, data.rfind(b"\xff\xd9"))
+            if zeros >= 0 and sequential and not flat:
+                header.warning = (
+                    f"its pixels' data have {len(LOST)} or more zero bytes in a row from byte "
+                    f"{zeros} on: a part of the file was lost"
+                )
+            break
         body = data[place + 4 : place + 2 + length]
         if marker in START_OF_FRAME:
             header.height, header.width = struct.unpack_from(">HH", body, 1)
-            break
+            sequential = marker in (0xC0, 0xC1)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
             header.orientation = _exif_orientation(body[6:])
+        if marker == 0xC4:
+            flat = flat and _zeros_are_flat(body)
         place += 2 + length
     return header
+
+
+def _zeros_are_flat(tables: bytes) -> bool:
+    """Whether zero bits can stand for many blocks of one color, by some Huffman tables.
+
+    They do if the code of zeros, the first of a table, is the end of a block in all tables of AC
+    coefficients, as optimized tables of drawings may have it.  Standard tables have not.
+    """
+    place = 0
+    while place + 17 <= len(tables):
+        symbols = sum(tables[place + 1 : place + 17])
+        if tables[place] >> 4 and symbols and tables[place + 17] != 0:
+            return False
+        place += 17 + symbols
+    return True
 
 
 def _exif_orientation(tiff: bytes) -> int:

@@ -39,6 +39,9 @@ def read_image(
 ) -> np.ndarray:
     """Read an image upright (EXIF orientation applied), as three channels.
 
+    A file that libjpeg calls corrupt and decodes all the same, for example because some of its
+    bytes were lost, is returned as it is decoded, with a warning that names it.
+
     Args:
         path: a local file, or any path that Detectron2's ``PathManager`` opens.
         format: order of the channels, "BGR" or "RGB"; with the backend "detectron2" also the
@@ -46,6 +49,10 @@ def read_image(
         backend: "opencv" decodes as MMDetection does (``cv2.imdecode``, ``IMREAD_COLOR``: gray
             images become three channels, alpha is dropped, 16 bits become 8); "detectron2" with
             Pillow.
+        max_pixels: images with more pixels are refused before they are decoded.
+        annotated: the image has annotations. If it is turned upright by 90 degrees,
+            :func:`check_image_size` tells annotations of the image as stored by their size; here
+            is a warning if it is turned by 180 degrees or mirrored, which keeps the size.
 
     Returns:
         (H, W, 3) uint8.

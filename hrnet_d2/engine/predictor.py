@@ -1,21 +1,38 @@
 """From images to detections, one at a time or in batches."""
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+from hrnet_d2.config_check import check_config
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import InferenceInput, check_image
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.modeling import build_model
 
+from .memory import explain_out_of_memory
 from .setup import available_device
 
 __all__ = ["Predictor"]
+
+logger = logging.getLogger(__name__)
+
+REMEDY = (
+    "the Predictor's batch_size, INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), or set "
+    "MODEL.OPTIMIZE.DTYPE bfloat16"
+)
+# The process that imported this module; a forked one has another number.
+_process = os.getpid()
 
 
 class Predictor:
@@ -34,23 +51,28 @@ class Predictor:
         metadata: of the first test dataset, or with the config's class names.
     """
 
-    def __init__(self, cfg: CfgNode, *, batch_size: int = 8, optimize: bool = True):
+    def __init__(self, cfg: CfgNode | str, *, batch_size: int = 8, optimize: bool = True):
         """
         Args:
-            cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
+            cfg: a full config, whose ``MODEL.WEIGHTS`` may be of any supported format; or a
+                checkpoint (path or URL), which brings its own; or a name of the model zoo, for the
+                published checkpoint.
             batch_size: the most images that run through the network at once.
             optimize: rewrite the network for faster inference as ``MODEL.OPTIMIZE`` says (by
                 default the same results to rounding).
 
         Raises:
-            ValueError: if the config names no weights.
+            ConfigError: if the config names no weights, or a value in it cannot work.
         """
-        self.cfg = cfg.clone()
+        if not isinstance(cfg, CfgNode):
+            cfg = model_zoo.config_of(cfg)
+        self.cfg = apply_checkpoint_settings(cfg).clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = available_device(self.cfg.MODEL.DEVICE)
         self.cfg.freeze()
+        check_config(self.cfg, train=False)
         if not cfg.MODEL.WEIGHTS:
-            raise ValueError("MODEL.WEIGHTS is empty: set it to a checkpoint's path or URL")
+            raise ConfigError("MODEL.WEIGHTS is empty: set it to a checkpoint's path or URL")
         self.batch_size = batch_size
         self.model = build_model(self.cfg)
         self.model.eval()
@@ -73,7 +95,8 @@ class Predictor:
             TypeError, ValueError: if something is no such image: its position and what it is.
         """
         if not isinstance(images, list | tuple):
-            return self._predict([self.prepare(images)])[0]
+            single: Any = images
+            return self._predict(self._prepare([single]))[0]
         for i, image in enumerate(images):
             try:
                 check_image(image)
@@ -81,7 +104,7 @@ class Predictor:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
         outputs: list[dict] = [{}] * len(images)
         for batch in self._batches(images):
-            inputs = [self.prepare(images[i]) for i in batch]
+            inputs = self._prepare([images[i] for i in batch])
             for i, output in zip(batch, self._predict(inputs), strict=True):
                 outputs[i] = output
         return outputs
@@ -92,7 +115,8 @@ class Predictor:
         More padding than an image needs alone would change what the network sees at its border, so
         only these run together: results are independent of the other images in the batch.
         """
-        divisor = max(1, self.model.backbone.size_divisibility)
+        backbone: Any = self.model.backbone
+        divisor = max(1, backbone.size_divisibility)
         sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
         for _, same in groupby(order, key=lambda i: sizes[i]):
@@ -100,10 +124,43 @@ class Predictor:
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
 
+    def _prepare(self, images: Sequence[np.ndarray]) -> list[dict]:
+        size = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        with explain_out_of_memory(
+            f"resizing {len(images)} images to {size[0]} pixels, at most {size[1]}", REMEDY
+        ):
+            return [self.prepare(image) for image in images]
+
     def _predict(self, inputs: list[dict]) -> list[dict]:
-        with torch.no_grad():
+        _limit_threads_after_fork()
+        height, width = inputs[0]["image"].shape[-2:]
+        with (
+            torch.no_grad(),
+            explain_out_of_memory(
+                f"predicting on {len(inputs)} images at once, the first of {height} x {width} "
+                "pixels as resized",
+                REMEDY,
+            ),
+        ):
             outputs: list[dict] = self.model(inputs)
         return outputs
+
+
+def _limit_threads_after_fork() -> None:
+    """In a forked process, compute on one thread.
+
+    A fork has none of its parent's threads, and OpenMP would wait for them forever.
+    """
+    global _process
+    if os.getpid() == _process:
+        return
+    _process = os.getpid()
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        logger.warning(
+            "This process was forked, so it predicts on one thread: start processes with the "
+            "method 'spawn' (multiprocessing.get_context) to use several"
+        )
 
 
 def _metadata(cfg: CfgNode) -> Metadata:

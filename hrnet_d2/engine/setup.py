@@ -1,7 +1,11 @@
 """From command-line arguments to a frozen config and a process that is ready to run it."""
 
 import argparse
+import contextlib
 import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -11,8 +15,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.data import configure_custom_data
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+from hrnet_d2.config_check import check_config
+from hrnet_d2.data import check_datasets, configure_custom_data
+from hrnet_d2.file_io import atomic_write
 
+from . import run_folder
 from .launch import limit_cpu_threads
 
 __all__ = ["argument_parser", "available_device", "setup"]
@@ -46,6 +54,16 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
     """
     parser: argparse.ArgumentParser = default_argument_parser(EPILOG.format(prog))
     parser.prog = prog
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete the checkpoints of an earlier run in OUTPUT_DIR and start a new one",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="short for MODEL.WEIGHTS FILE; without --config-file the checkpoint brings its config",
+    )
     custom = parser.add_argument_group("custom data (COCO JSON)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
         custom.add_argument(
@@ -72,7 +90,10 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
 
     Raises:
         ModelZooError: if there is neither such a config file nor such a model.
-        ConfigError: if the file, a key or a value cannot be used.
+        ConfigError: if the file, a key or a value cannot be used, a dataset does not exist or there
+            is none to evaluate on.
+        RunFolderError: if another run is using the output folder, or a new training would replace
+            the checkpoints in it.
         DatasetError: if custom data cannot be used (see
             :func:`hrnet_d2.data.configure_custom_data`).
     """
@@ -86,15 +107,60 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
         configure_custom_data(cfg, args.train_data, args.val_data, args.train_sem_seg)
         dataset = (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)[0]
         cfg.DATASETS.CLASS_NAMES = list(MetadataCatalog.get(dataset).thing_classes)
+        if args.train_data:
+            _shorten_checkpoint_period(cfg)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
+    cfg = apply_checkpoint_settings(cfg, training=not args.eval_only)
     cfg.freeze()
-    default_setup(cfg, args)
+    check_config(cfg, train=not args.eval_only)
+    check_datasets(cfg, training=not args.eval_only)
+    if comm.is_main_process() and not args.eval_only:
+        _take_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
+    comm.synchronize()
+    try:
+        with _kept(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), args.eval_only):
+            default_setup(cfg, args)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"Cannot write to OUTPUT_DIR: {error.strerror}", cfg.OUTPUT_DIR
+        ) from error
     setup_logger(
         cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hrnet_d2", configure_stdout=False
     )
     if cfg.MODEL.DEVICE == "cpu":
         limit_cpu_threads()
     return cfg
+
+
+def _take_folder(folder: str, resume: bool, overwrite: bool) -> None:
+    run_folder.claim(folder)
+    if overwrite and not resume:
+        run_folder.clear(folder)
+    elif not resume:
+        run_folder.refuse_earlier_run(folder)
+
+
+@contextlib.contextmanager
+def _kept(path: str, keep: bool) -> Iterator[None]:
+    """Evaluating in the folder of a training leaves the training's config there."""
+    before = Path(path).read_bytes() if keep and os.path.isfile(path) else None
+    yield
+    if before is not None and comm.is_main_process():
+        with atomic_write(path) as part:
+            Path(part).write_bytes(before)
+
+
+def _shorten_checkpoint_period(cfg: CfgNode) -> None:
+    """Save ten times in a run that is shorter than the recipe's period, an epoch of COCO."""
+    solver = cfg.SOLVER
+    if solver.MAX_ITER > 0 and solver.CHECKPOINT_PERIOD >= solver.MAX_ITER:
+        period = max(1, solver.MAX_ITER // 10)
+        logger.info(
+            "SOLVER.CHECKPOINT_PERIOD %d is not reached in SOLVER.MAX_ITER %d iterations: saving "
+            "every %d",
+            *(solver.CHECKPOINT_PERIOD, solver.MAX_ITER, period),
+        )
+        solver.CHECKPOINT_PERIOD = period
 
 
 def available_device(device: str) -> str:

@@ -14,19 +14,35 @@ from detectron2.engine import (
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
+    hooks,
 )
+from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hrnet_d2.checkpoint import Checkpointer
-from hrnet_d2.data import build_test_loader, build_train_loader, check_num_classes
+from hrnet_d2.checkpoint import Checkpointer, CheckpointError
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+from hrnet_d2.config_check import check_config
+from hrnet_d2.config_file import ConfigError
+from hrnet_d2.data import (
+    build_test_loader,
+    build_train_loader,
+    check_datasets,
+    check_num_classes,
+)
+from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.modeling import build_model
 from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
+
+from . import run_folder
+from .hooks import DivergedError, Interruption, PeriodicCheckpointer, Seeding, check_weights
+from .memory import explain_out_of_memory
+from .resuming import all_changes, check_optimizer_state, report_changes, run_settings
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -42,12 +58,16 @@ class Trainer(DefaultTrainer):
             cfg: a full config.
 
         Raises:
+            ConfigError: if a value of the config cannot work, or a dataset does not exist.
             ValueError: if the model's number of classes is not the dataset's, or the config's
                 precision is unknown; before anything is built.
         """
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
+        check_config(cfg)
+        check_datasets(cfg, training=True)
         check_num_classes(cfg)
+        cfg = apply_checkpoint_settings(cfg, training=True)
         cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
@@ -67,12 +87,150 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             partial=cfg.MODEL.PARTIAL_LOAD,
+            cfg=cfg,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self._stream = stream_of(data_loader)
+        self._resumed: dict[str, Any] | None = None
         self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks; weights that diverged are not saved, and a signal saves a checkpoint.
+
+        With ``SEED`` set, every iteration has its own random numbers, so that a resumed run is the
+        same as one that was not interrupted.
+        """
+        found = super().build_hooks()
+        saver = next((h for h in found if isinstance(h, hooks.PeriodicCheckpointer)), None)
+        checkpointer = None
+        if saver is not None:
+            checkpointer = self.checkpointer
+            found[found.index(saver)] = PeriodicCheckpointer(checkpointer, saver.period)
+        found.append(Interruption(checkpointer))
+        if self.cfg.SEED >= 0 and self._stream is not None:
+            found.append(Seeding(self._stream, comm.get_rank()))
+        return found
+
+    def train(self) -> Any:
+        """Train from ``start_iter`` to ``max_iter``; no other process may use the output folder.
+
+        Returns:
+            Results of the evaluation, if ``TEST.EXPECTED_RESULTS`` are set.
+
+        Raises:
+            RunFolderError: if another run is using the output folder.
+            DivergedError: if losses or weights are no longer finite.
+        """
+        if comm.is_main_process():
+            run_folder.claim(self.cfg.OUTPUT_DIR)
+        try:
+            return super().train()
+        except FloatingPointError as error:
+            if isinstance(error, DivergedError):
+                raise
+            raise DivergedError(
+                f"Training has diverged at iteration {self.iter} (learning rate "
+                f"{self.optimizer.param_groups[0]['lr']:g}): lower SOLVER.BASE_LR "
+                f"({self.cfg.SOLVER.BASE_LR:g}), or lengthen SOLVER.WARMUP_ITERS "
+                f"({self.cfg.SOLVER.WARMUP_ITERS}). {error}"
+            ) from error
+        finally:
+            if comm.is_main_process():
+                run_folder.release(self.cfg.OUTPUT_DIR)
+
+    def run_step(self) -> None:
+        with explain_out_of_memory(
+            f"training with {self.cfg.SOLVER.IMS_PER_BATCH} images in an iteration, of up to "
+            f"{max(self.cfg.INPUT.MIN_SIZE_TRAIN)} x {self.cfg.INPUT.MAX_SIZE_TRAIN} pixels",
+            "SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN (with INPUT.MAX_SIZE_TRAIN), or recompute "
+            "activations with MODEL.HRNETV2P.ACT_CHECKPOINT ['stage2','stage3','stage4']",
+        ):
+            super().run_step()
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint of the output folder, or load ``MODEL.WEIGHTS``.
+
+        A resumed run continues the optimizer, the schedule and the order of the images. With
+        ``SEED`` set it continues exactly, to the bit on the CPU.
+
+        Args:
+            resume: look for a checkpoint in the output folder first.
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be loaded, or has no training state.
+            ConfigError: if the checkpoint is past ``SOLVER.MAX_ITER``.
+        """
+        self._resumed = None
+        super().resume_or_load(resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            if resume:
+                logger.info("No checkpoint in %s: this is a new run", self.cfg.OUTPUT_DIR)
+            return
+        file = self.checkpointer.get_checkpoint_file()
+        if self._resumed is None:
+            raise CheckpointError(
+                f"{file} has weights but no training state (optimizer, iteration), so there is "
+                "nothing to resume: start a new run with MODEL.WEIGHTS set to it, without --resume"
+            )
+        if self.start_iter > self.max_iter:
+            raise ConfigError(
+                f"{file} is of iteration {self.start_iter}, past SOLVER.MAX_ITER {self.max_iter}: "
+                "raise SOLVER.MAX_ITER to train on, or evaluate it (--eval-only)"
+            )
+        if self.start_iter == self.max_iter:
+            logger.warning(
+                "%s is of iteration %d, which is SOLVER.MAX_ITER: nothing is left to train",
+                *(file, self.start_iter),
+            )
+        self._resume_stream(self._resumed)
+
+    def _resume_stream(self, state: Mapping[str, Any]) -> None:
+        saved = state.get("data")
+        if self._stream is None or saved is None:
+            reason: str | None = "the checkpoint or the loader does not know it"
+        else:
+            reason = self._stream.resume(saved, self.start_iter)
+        if reason:
+            logger.warning("The order of the training images starts over (%s)", reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().state_dict()
+        state["settings"] = run_settings(self.cfg)
+        if self._stream is not None:
+            state["data"] = self._stream.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CheckpointError: if the state is not of this model and optimizer.
+        """
+        before, now = state_dict.get("settings", {}), run_settings(self.cfg)
+        saved = state_dict.get("_trainer", {}).get("optimizer", {})
+        check_optimizer_state(saved, self.optimizer, all_changes(before, now))
+        report_changes(before, now)
+        super().load_state_dict(state_dict)
+        self._resumed = dict(state_dict)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
+        """Detectron2's, for weights that are finite.
+
+        Raises:
+            DivergedError: if a weight of the model is not finite.
+        """
+        check_weights(model, "at evaluation")
+        with explain_out_of_memory(
+            f"evaluating images of up to {cfg.INPUT.MIN_SIZE_TEST} x {cfg.INPUT.MAX_SIZE_TEST} "
+            "pixels",
+            "INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), TEST.DETECTIONS_PER_IMAGE, or set "
+            "MODEL.OPTIMIZE.DTYPE bfloat16",
+        ):
+            results: dict = super().test(cfg, model, evaluators)
+        return results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -116,11 +274,14 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     Raises:
         ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
     """
+    check_config(cfg, train=False)
+    check_datasets(cfg, training=False)
     check_num_classes(cfg, cfg.DATASETS.TEST)
+    cfg = apply_checkpoint_settings(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
-        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate")
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to the checkpoint to evaluate")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return Trainer.test(cfg, optimize_by_config(model, cfg))
 

@@ -21,10 +21,11 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import COCOeval, COCOeval_opt, instances_to_coco_json
 from detectron2.utils.file_io import PathManager
 
+from hrnet_d2.data.datasets.coco_check import explain_unreadable
+
 from .ground_truth import (
     check_ground_truth,
     evaluated_fields,
-    explain_unreadable,
     require_segmentations,
 )
 from .rle import encode_masks

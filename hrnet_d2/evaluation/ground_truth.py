@@ -5,13 +5,10 @@ that they do not take change the numbers without a word.
 """
 
 import logging
-import os
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
-
 from hrnet_d2.data import DatasetError
-from hrnet_d2.data.datasets.coco_check import check_coco, parse
+from hrnet_d2.data.datasets.coco_check import check_coco
 from hrnet_d2.data.datasets.coco_schema import renumber_annotations
 from hrnet_d2.data.datasets.report import Report, some
 from hrnet_d2.data.masks import check_segmentations
@@ -19,7 +16,6 @@ from hrnet_d2.data.masks import check_segmentations
 __all__ = [
     "check_ground_truth",
     "evaluated_fields",
-    "explain_unreadable",
     "require_segmentations",
 ]
 
@@ -78,33 +74,6 @@ def require_segmentations(dataset: dict, source: str) -> None:
         check_segmentations(annotations, source, crowds=True)
     except ValueError as error:
         raise DatasetError(str(error)) from None
-
-
-def explain_unreadable(json_file: str, error: Exception) -> None:
-    """Find out why an annotation file could not be loaded.
-
-    Args:
-        json_file: the file.
-        error: what was raised on loading it.
-
-    Raises:
-        DatasetError: if the file is invalid; the message has all problems. Nothing is raised if
-            it is not the reason.
-    """
-    path = PathManager.get_local_path(json_file)
-    if not os.path.isfile(path):
-        return
-    report = Report(json_file)
-    try:
-        check_coco(parse(path, report), report, lenient=True)
-        if report.repairs and not report.errors:
-            raise DatasetError(
-                f"{json_file} cannot be used as it is: {'; '.join(report.repairs)}. Register it "
-                "with hrnet_d2.data.register_custom_data, which makes a corrected copy"
-            )
-        report.raise_errors()
-    except DatasetError as found:
-        raise found from error
 
 
 def evaluated_fields(dataset: dict) -> dict[str, Any]:

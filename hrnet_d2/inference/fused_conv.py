@@ -12,7 +12,7 @@ from . import winograd
 
 Pair: TypeAlias = tuple[int, int]
 
-__all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
+__all__ = ["FusedConv2d", "can_fuse", "fuse_conv", "version_of"]
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -28,6 +28,11 @@ def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.
     return folded.to(weight.dtype), offset.to(weight.dtype)
 
 
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor's memory was written; 0 for one of inference mode, which has no count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_convolution_pointwise"
@@ -39,7 +44,7 @@ class FusedConv2d(nn.Conv2d):
 
     On the CPU, in float32 and without gradients, large 3x3 layers run Winograd's algorithm and the
     rest oneDNN's kernels with the weights laid out once; elsewhere PyTorch's convolution runs.
-    The weights must not change after the first call.
+    The layout is made again when the weights have changed.
     """
 
     def __init__(
@@ -78,10 +83,11 @@ class FusedConv2d(nn.Conv2d):
         self.use_onednn = _has_onednn() and conv.padding_mode == "zeros"
         self.use_onednn = self.use_onednn and not isinstance(conv.padding, str)
         self._packed: torch.Tensor | None = None
+        self._packed_from: tuple[int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # oneDNN's tensors can be neither copied nor saved; they are made again.
-        return {**self.__dict__, "_packed": None}
+        return {**super().__getstate__(), "_packed": None}
 
     def _apply(self, *args: Any, **kwargs: Any) -> "FusedConv2d":
         self._packed = None
@@ -107,10 +113,11 @@ class FusedConv2d(nn.Conv2d):
             or x.numel() == 0
             or torch.compiler.is_compiling()
         )
-        if not plain and self.use_winograd:
-            return self._winograd(x, other)
-        if not plain and self.use_onednn:
-            return self._onednn(x, other)
+        if not plain and (self.use_winograd or self.use_onednn):
+            weight = (self.weight.data_ptr(), version_of(self.weight))
+            if self._packed_from != weight:
+                self._packed, self._packed_from = None, weight
+            return self._winograd(x, other) if self.use_winograd else self._onednn(x, other)
         y = self._conv_forward(x, self.weight, self.bias)
         if other is not None:
             y += other

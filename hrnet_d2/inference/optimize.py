@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
 from .cuda_graphs import CUDAGraphs
+from .fused_conv import version_of
 from .fused_hrnet import FusedHRNet
 from .rewrite import rewrite_for_inference
 
@@ -39,6 +40,7 @@ class _InferenceOnly(nn.Module):
 
     # Set by ``optimize`` on each model.
     _autocast: torch.dtype | None
+    _compiled: bool
     _shared: list[torch.Tensor]
     _versions: list[int]
 
@@ -52,7 +54,7 @@ class _InferenceOnly(nn.Module):
         return super().train(False)
 
     def _check_unchanged(self) -> None:
-        if [tensor._version for tensor in self._shared] != self._versions:
+        if [version_of(tensor) for tensor in self._shared] != self._versions:
             raise RuntimeError(
                 "the weights of the model that was given to hrnet_d2.optimize have changed since, "
                 "so this copy would run a mixture of old and new ones: call hrnet_d2.optimize again"
@@ -61,7 +63,7 @@ class _InferenceOnly(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         self._check_unchanged()
         super()._apply(*args, **kwargs)
-        self._versions = [tensor._version for tensor in self._shared]
+        self._versions = [version_of(tensor) for tensor in self._shared]
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -78,9 +80,25 @@ class _InferenceOnly(nn.Module):
         return outputs
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        # The class is made at run time, so a pickle or copy names the one that it is made from.
-        state = {**self.__getstate__(), "_shared": [], "_versions": []}
-        return _new_optimized, (type(self).__mro__[2],), state
+        self._check_unchanged()
+        self._own_memory()
+        # The class is made at run time, so it is named by the one that it is made from.
+        return _new_optimized, (type(self).__mro__[2],), self.__getstate__()
+
+    def _own_memory(self) -> None:
+        """Stop sharing memory with the model given.
+
+        Sent to another process, this copy would otherwise move the model's weights to shared
+        memory, and there follow their changes unnoticed.
+        """
+        shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared}
+        super()._apply(lambda t: t.clone() if t.untyped_storage().data_ptr() in shared else t)
+        self._shared, self._versions = [], []
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._compiled:  # nn.Module drops what it compiled
+            _compile(self)
 
 
 @functools.cache
@@ -157,8 +175,10 @@ def optimize(
     The copy is of a subclass of the model's class, with the same ``backbone``,
     ``preprocess_image`` and ``forward``, always in eval mode, and computes without gradients.  It
     shares the memory of the weights that it does not rewrite, but no tensor objects: moving or
-    converting the copy does not touch the model.  It can be copied and pickled (compiled parts and
-    CUDA graphs are built anew) but loads no weights; optimize again after changing the model's.
+    converting the copy does not touch the model.  It can be copied and pickled (from then on it
+    shares no memory with the model; the result compiles and captures CUDA graphs again) but cannot
+    load weights.
+    After the model's weights change, the copy raises ``RuntimeError``: optimize the model again.
 
     With the defaults results equal the model's to float rounding, on the CPU and on a GPU:
     normalization is folded into convolutions; sums and ReLU run inside them; HRFPN concatenates
@@ -200,7 +220,7 @@ def optimize(
     if dtype == torch.float32:
         dtype = None
     _check_finite(model)
-    given = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     device = next(model.parameters()).device.type
     if channels_last is None:
         channels_last = device == "cpu" or dtype is not None
@@ -209,8 +229,7 @@ def optimize(
         model, fold=fold, channels_last=channels_last, use_winograd=winograd
     )
     if compile:
-        for module in _repeated_modules(model):
-            module.compile(dynamic=True)
+        _compile(model)
     wrapped = dtype is not None or cuda_graphs or size_bucket
     if wrapped and isinstance(getattr(model, "backbone", None), Backbone):
         model.backbone = _OptimizedBackbone(model.backbone, dtype, size_bucket, cuda_graphs).eval()
@@ -219,9 +238,11 @@ def optimize(
     model.__class__ = _optimized_class(cast(Callable[..., nn.Module], type(model)))
     optimized = cast(_InferenceOnly, model)
     optimized._autocast = dtype
-    # A parameter over another one's storage counts the changes of both.
-    optimized._shared = [p for p in model.parameters() if p.untyped_storage().data_ptr() in given]
-    optimized._versions = [tensor._version for tensor in optimized._shared]
+    optimized._compiled = compile
+    # A detached tensor and the one that it was taken from count their changes together.
+    tensors = (*model.parameters(), *model.buffers())
+    optimized._shared = [t for t in tensors if t.untyped_storage().data_ptr() in given]
+    optimized._versions = [version_of(tensor) for tensor in optimized._shared]
     return optimized
 
 
@@ -286,6 +307,11 @@ def _check_finite(model: nn.Module) -> None:
     bad = [name for name, flag in finite.items() if not flag]
     shown = ", ".join(bad[:4]) + (f", ... ({len(bad)} in all)" if len(bad) > 4 else "")
     raise ValueError(f"the model has weights that are NaN or infinite: {shown}")
+
+
+def _compile(model: nn.Module) -> None:
+    for module in _repeated_modules(model):
+        module.compile(dynamic=True)
 
 
 def _repeated_modules(model: nn.Module) -> list[nn.Module]:

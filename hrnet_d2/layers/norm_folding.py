@@ -62,6 +62,9 @@ class NormFolding:
     The vectors live only as long as the pass that they were computed for: inside
     :meth:`forward_pass`, and where activation checkpointing repeats a part of that pass, inside
     :meth:`repeated`.  Anywhere else, :func:`conv_norm` runs the two layers one after the other.
+    Activation checkpointing from outside the network, of single blocks, therefore needs folding
+    off: without ``use_reentrant``, PyTorch would notice that the repetition saves other tensors
+    and raise ``CheckpointError``.
     """
 
     def __init__(self, norms: Iterable[nn.Module]):
@@ -74,9 +77,10 @@ class NormFolding:
     def forward_pass(self) -> AbstractContextManager[None]:
         """A context for one forward pass of the network, in which its layers fold.
 
-        Without gradients, and under ``torch.compile``, which fuses by itself, nothing folds.
+        Without gradients nothing folds.  Under ``torch.compile``, which fuses by itself, the
+        network must not enter the context.
         """
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not torch.is_grad_enabled():
             return self.repeated(None)
         norms = [norm for norm in self.norms if _holds_statistics(norm)]
         norms = [norm for norm in norms if norm.eps == norms[0].eps]  # in practice all
@@ -124,6 +128,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tensor
     Returns:
         (N, conv.out_channels, h, w).
     """
+    if torch.compiler.is_compiling():  # cannot read a context variable
+        return norm(conv(x))
     vectors = _PASS.get()
     if vectors is None or norm not in vectors or not torch.is_grad_enabled():
         return norm(conv(x))

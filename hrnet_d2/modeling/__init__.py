@@ -8,6 +8,7 @@ from .matcher import MaxIoUMatcher
 from .meta_arch.fcos.fcos import FCOS
 from .meta_arch.fcos.head import FCOSHead
 from .meta_arch.htc import HybridTaskCascade
+from .proposal_generator.anchors import RatioMajorAnchorGenerator
 from .proposal_generator.rpn import MaxIoURPN
 from .roi_heads.cascade_rcnn import MaxIoUCascadeROIHeads
 from .roi_heads.htc import HTCROIHeads
@@ -28,6 +29,7 @@ __all__ = [
     "MaxIoUMatcher",
     "MaxIoUROIHeads",
     "MaxIoURPN",
+    "RatioMajorAnchorGenerator",
     "build_hrnetv2_backbone",
     "build_hrnetv2p_backbone",
     "build_model",

@@ -50,7 +50,7 @@ def test_what_is_written(source, file, tmp_path):
     """Tensors and names; no optimizer, nothing that needs more than PyTorch's safe reader."""
     convert(file, str(tmp_path / "x.pth"))
     content = torch.load(tmp_path / "x.pth", weights_only=True)
-    assert content.keys() == {"model", "__author__", "class_names"}
+    assert content.keys() == {"model", "__author__", "class_names", "config"}
     assert content["model"].keys() == source.state_dict().keys()
     convert(file, str(tmp_path / "x.safetensors"))
     with safe_open(tmp_path / "x.safetensors", framework="pt") as opened:

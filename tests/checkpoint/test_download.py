@@ -38,8 +38,20 @@ def test_the_digest_of_the_address_counts_for_the_file(monkeypatch, tmp_path):
     file = tmp_path / "x.pth"
     file.write_bytes(b"x")
     monkeypatch.setattr(download, "PathManager", Hosts("openmmlab", str(file)))
-    with pytest.raises(CheckpointError, match="not with 56651a6d"):
+    with pytest.raises(CheckpointError, match="its name says 56651a6d"):
         download.fetch(model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco"))
+
+
+def test_the_third_host_is_asked_last(monkeypatch, tmp_path):
+    file = tmp_path / "x.pth"
+    file.write_bytes(b"x")
+    hosts = Hosts("mmassets.onedl.ai", str(file))
+    monkeypatch.setattr(download, "PathManager", hosts)
+    monkeypatch.setattr(download, "check_digest", lambda *_: None)
+    url = model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_2x_coco")
+    assert url.startswith("https://download.openmmlab.com/mmdetection/v2.0/hrnet/")
+    assert download.fetch(url) == str(file)
+    assert hosts.asked == [url, url.replace("download.openmmlab.com", "mmassets.onedl.ai")]
 
 
 def test_no_host_answers(monkeypatch):

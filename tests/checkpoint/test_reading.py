@@ -8,14 +8,17 @@ import pickle
 import sys
 import tarfile
 import types
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError
-from hrnet_d2.checkpoint.reading import check_digest, read_file
+from hrnet_d2.checkpoint.digest import check_digest
+from hrnet_d2.checkpoint.reading import read_file
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor(3, dtype=torch.int64)}
 
@@ -247,7 +250,7 @@ def test_truncated_files_are_named(tmp_path, save, kept):
         (b"", "empty"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"),
-        (b"epoch,loss\n1,2\n", "no checkpoint"),
+        (b"epoch,loss\n1,2\n", "not a checkpoint"),
     ],
 )
 def test_other_files_are_told_what_they_are(tmp_path, content, message):
@@ -258,9 +261,10 @@ def test_other_files_are_told_what_they_are(tmp_path, content, message):
 
 
 def test_other_archives_are_told_what_they_are(tmp_path):
-    np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
-    with pytest.raises(CheckpointError, match="zip archive"):
-        read_file(str(tmp_path / "arrays.npz"))
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("photos/a.txt", "text")
+    with pytest.raises(CheckpointError, match="zip archive that does not hold a PyTorch"):
+        read_file(str(tmp_path / "photos.zip"))
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(CheckpointError, match="TorchScript"):
         read_file(str(tmp_path / "script.pt"))
@@ -281,12 +285,17 @@ def test_other_archives_are_told_what_they_are(tmp_path):
         read_file(str(tmp_path / "polyglot.pth"))
 
 
-def test_digest_in_the_name(tmp_path):
+def test_digest_in_the_name(tmp_path, caplog):
     path = tmp_path / "weights.pth"
     torch.save(STATE, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     check_digest(str(path))
     check_digest(str(path), f"https://host/net_20200130-{digest}.pth")
     check_digest(str(path), "net-20200130.pth")  # a date
-    with pytest.raises(CheckpointError, match=f"weights.pth.*{digest}, not with 0badf00d"):
-        check_digest(str(path), "https://host/net-0badf00d.pth")
+    assert not caplog.records
+    check_digest(str(path), "https://host/net-0badf00d.pth")
+    assert caplog.records[0].levelname == "WARNING"
+    assert all(part in caplog.text for part in ("weights.pth", digest, "0badf00d"))
+    published = model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco")
+    with pytest.raises(CheckpointError, match=f"weights.pth.*{digest}.*56651a6d"):
+        check_digest(str(path), published)

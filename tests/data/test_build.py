@@ -5,9 +5,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from hrnet_d2.data import (
+    DatasetError,
     HRNetDatasetMapper,
     build_test_loader,
     build_train_loader,
+    check_datasets,
     check_num_classes,
     num_classes,
     set_num_classes,
@@ -100,7 +102,9 @@ def test_repeated_annotation_ids_name_the_file(cfg, coco, register):
     coco.data["annotations"][1]["id"] = 1
     coco.save()
     cfg.DATASETS.TRAIN = (register(coco),)
-    with pytest.raises(ValueError, match=r"not unique.*train\.json"):
+    with pytest.raises(
+        ValueError, match=r"(?s)train\.json cannot.*several annotations have the id 1"
+    ):
         build_train_loader(cfg)
 
 
@@ -190,3 +194,83 @@ def test_models_without_classes_are_not_checked(cfg):
 def test_no_classes(cfg):
     with pytest.raises(ValueError, match="at least one class"):
         set_num_classes(cfg, 0)
+
+
+def test_names_are_checked_first(cfg, coco, register):
+    name = register(coco)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (name,)
+    check_datasets(cfg, training=True)
+    check_datasets(cfg, training=False)
+    cfg.DATASETS.TEST = ("some_dat",)
+    for training in (True, False):
+        with pytest.raises(ValueError, match="DATASETS.TEST.*'some_dat'.*mean 'some_data'"):
+            check_datasets(cfg, training=training)
+    with pytest.raises(ValueError, match="'some_dat' is not registered.*'some_data'"):
+        build_test_loader(cfg, "some_dat")
+    cfg.DATASETS.TEST = ()
+    check_datasets(cfg, training=True)
+    with pytest.raises(ValueError, match="DATASETS.TEST names no dataset.*--val-data"):
+        check_datasets(cfg, training=False)
+    cfg.DATASETS.TRAIN = ()
+    with pytest.raises(ValueError, match="DATASETS.TRAIN names no dataset"):
+        check_datasets(cfg, training=True)
+
+
+@pytest.mark.parametrize("name", ["coco_2017_val", "coco_2017_val_stuffthing"])
+def test_built_in_data_that_are_not_there(cfg, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
+    words = f"{name}.*instances_val2017.json.*DETECTRON2_DATASETS is not set"
+    with pytest.raises(FileNotFoundError, match=words):
+        check_datasets(cfg, training=True)
+    with pytest.raises(FileNotFoundError, match=words):
+        build_test_loader(cfg, name)
+
+
+def test_shapes_need_no_files(cfg):
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("shapes_train",), ("shapes_val",)
+    check_datasets(cfg, training=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("id", [1], "ids of annotations that are not whole numbers"),
+        ("segmentation", [5, 5, 25, 5, 25, 15], "flat list"),
+        ("segmentation", {"counts": [1]}, "encoding without"),
+        ("segmentation", {"size": [40, 60], "counts": [-5, 2405]}, "counts do not cover"),
+        ("segmentation", True, "neither a list of polygons"),
+        ("bbox", [], "not four finite numbers"),
+    ],
+)
+def test_what_detectron2_cannot_load_is_explained(cfg, coco, register, key, value, words):
+    coco.data["annotations"][0][key] = value
+    coco.save()
+    name = register(coco)
+    with pytest.raises(DatasetError, match=rf"(?s)train\.json cannot be used.*{words}"):
+        build_test_loader(cfg, name)
+
+
+@pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e9])
+def test_dangerous_polygons_are_refused_before_they_are_drawn(
+    cfg, coco, register, number, mask_format
+):
+    for annotation in coco.data["annotations"]:
+        annotation["segmentation"] = [[5, 5, number, 5, 25, 15]]
+    coco.save()
+    cfg.DATASETS.TRAIN = (register(coco),)
+    cfg.MODEL.MASK_ON = True
+    cfg.INPUT.MASK_FORMAT = mask_format
+    with pytest.raises(ValueError, match=r"Image .*\.jpg: a polygon with coordinates"):
+        next(iter(build_train_loader(cfg)))
+
+
+def test_boxes_that_are_not_finite_name_the_image(cfg, coco, register):
+    for annotation in coco.data["annotations"]:
+        annotation["bbox"] = [5, 5, float("nan"), 10]
+    coco.save()
+    cfg.DATASETS.TRAIN = (register(coco),)
+    with pytest.raises(ValueError, match=r"Image .*\.jpg has a box of numbers.*nan"):
+        next(iter(build_train_loader(cfg)))

@@ -376,3 +376,12 @@ def test_inference_input_refuses(cfg):
     cfg.INPUT.FORMAT = "L"
     with pytest.raises(ValueError, match="INPUT.FORMAT 'L'"):
         InferenceInput(cfg)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_images_of_a_pixel_with_negative_strides(cfg, order):
+    cfg.INPUT.FORMAT = order
+    image = np.arange(3, dtype=np.uint8).reshape(1, 1, 3)[::-1, ::-1]
+    assert min(image.strides) < 0
+    tensor = InferenceInput(cfg)(image)["image"]
+    assert tensor.flatten().tolist() == ([0, 1, 2] if order == "BGR" else [2, 1, 0])

@@ -1,3 +1,8 @@
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -127,3 +132,126 @@ def test_image_size():
         check_image_size({"file_name": "a.jpg", "width": 40, "height": 60}, image)
     with pytest.raises(SizeMismatchError, match="a.jpg is 60 x 40.*says 61 x 40.*correct width"):
         check_image_size({"file_name": "a.jpg", "width": 61, "height": 40}, image)
+
+
+def png(width, height):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"tEXt", b"Title\0none")
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+def test_pixel_limit(tmp_path, picture, backend):
+    path = tmp_path / "large.png"
+    path.write_bytes(png(60000, 60000))
+    with pytest.raises(ImageReadError, match="large.png has 60000 x 60000.*INPUT.MAX_PIXELS"):
+        read_image(str(path), backend=backend)
+    with pytest.raises(ImageReadError, match="large.png has 60000 x 60000.*INPUT.MAX_PIXELS"):
+        read_label_map(str(path))
+    for suffix in (".jpg", ".png", ".bmp", ".tiff", ".webp"):
+        name = str(tmp_path / f"a{suffix}")
+        cv2.imwrite(name, picture)
+        assert read_image(name, backend=backend, max_pixels=2400).shape == (40, 60, 3)
+        with pytest.raises(ImageReadError, match=f"a{suffix} has 60 x 40 pixels"):
+            read_image(name, backend=backend, max_pixels=2399)
+
+
+def test_opencvs_errors_name_the_file(tmp_path):
+    path = tmp_path / "large.png"
+    path.write_bytes(png(60000, 60000))
+    with pytest.raises(ImageReadError, match="large.png cannot be decoded.*OpenCV"):
+        read_image(str(path), max_pixels=2**40)
+
+
+@pytest.fixture
+def photo():
+    """Noisy, as photographs are, so that its data have no long runs of zeros."""
+    y, x = np.mgrid[:240, :320]
+    smooth = np.stack([x % 256, y, (x + y) // 3], axis=2)
+    return (
+        (smooth + np.random.RandomState(0).randint(0, 20, smooth.shape)).clip(0, 255).astype("u1")
+    )
+
+
+@pytest.mark.parametrize("lost", [16, 100, 1000, 5000])
+def test_jpegs_with_lost_bytes_are_heard(tmp_path, photo, lost, caplog, capfd):
+    data = bytearray(cv2.imencode(".jpg", photo)[1].tobytes())
+    middle = len(data) // 2
+    data[middle : middle + lost] = bytes(lost)
+    path = tmp_path / "lost.jpg"
+    path.write_bytes(data)
+    image = read_image(str(path))
+    np.testing.assert_array_equal(image, cv2.imread(str(path)))
+    assert "lost.jpg: " in caplog.text
+    read_image(str(path))
+    assert caplog.text.count("lost.jpg: the file is damaged") <= 1
+
+
+@pytest.mark.parametrize("optimize", [0, 1])
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_flat_jpegs_are_sound(tmp_path, value, optimize, caplog):
+    path = str(tmp_path / "flat.jpg")
+    flags = [cv2.IMWRITE_JPEG_OPTIMIZE, optimize]
+    cv2.imwrite(path, np.full((1200, 1600, 3), value, np.uint8), flags)
+    read_image(path)
+    assert not caplog.text
+
+
+def test_messages_of_threads_name_the_right_files(tmp_path, photo, caplog, capfd):
+    whole = cv2.imencode(".jpg", photo)[1].tobytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 16] = bytes(16)
+    paths = [tmp_path / f"{i:02d}.jpg" for i in range(60)]
+    for i, path in enumerate(paths):
+        path.write_bytes(damaged if i % 20 == 7 else whole)
+
+    def read(path):
+        os.write(2, f"line of {path.name}\n".encode())
+        return read_image(str(path))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, paths))
+    named = {path.name for path in paths if f"{path.name}: the file is damaged" in caplog.text}
+    assert named == {"07.jpg", "27.jpg", "47.jpg"}
+    errors = capfd.readouterr().err
+    assert all(f"line of {path.name}" in errors for path in paths)
+    assert "Corrupt JPEG" not in errors.replace(caplog.text, "")
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+def test_checksums_of_pngs(tmp_path, picture, backend, caplog):
+    data = bytearray(cv2.imencode(".png", picture)[1].tobytes())
+    start = data.index(b"IDAT")
+    end = start + 4 + int.from_bytes(data[start - 4 : start], "big")
+    data[end] ^= 1
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with pytest.raises(ImageReadError, match="a.png cannot be decoded.*checksum.*IDAT"):
+        read_image(str(path), backend=backend)
+    data[end] ^= 1
+    text = bytearray(struct.pack(">I", 1) + b"tEXta" + bytes(4))
+    path.write_bytes(data[:33] + text + data[33:])
+    np.testing.assert_array_equal(read_image(str(path)), picture)
+    assert "a.png: the checksum of its chunk tEXt" in caplog.text
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 6])
+def test_orientations_that_keep_the_size_are_told(tmp_path, picture, orientation, caplog):
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = str(tmp_path / "turned.jpg")
+    Image.fromarray(picture).save(path, exif=exif)
+    read_image(path)
+    assert not caplog.text
+    read_image(path, annotated=True)
+    assert ("turned.jpg: its Exif orientation" in caplog.text) == (orientation in (2, 3, 4))

@@ -5,7 +5,9 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.engine import Trainer, evaluate
+from hrnet_d2.engine.trainer import step_trainer
 from tests.engine.tiny import tiny_config
 
 
@@ -35,7 +37,6 @@ def test_every_parameter_moves_and_losses_are_logged(trained):
 
 
 def test_a_run_killed_midway_resumes_where_it_was(tmp_path):
-    """Same images in both runs: a sampler that starts anew is part of Detectron2's resuming."""
     cfg = tiny_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", "3")
     first = Trainer(cfg)
     first.resume_or_load(resume=False)
@@ -75,8 +76,12 @@ def test_evaluation_of_the_saved_checkpoint_is_that_of_the_model(trained):
 
 
 def test_nothing_to_evaluate_is_said(tmp_path):
-    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+    with pytest.raises(ConfigError, match="MODEL.WEIGHTS is empty"):
+        evaluate(tiny_config(tmp_path, "DATASETS.TEST", "('shapes_val',)"))
+    with pytest.raises(ConfigError, match="DATASETS.TEST names no dataset"):
         evaluate(tiny_config(tmp_path))
+    with pytest.raises(ConfigError, match="'shapes_vall' is not.*did you mean 'shapes_val'"):
+        Trainer(tiny_config(tmp_path, "DATASETS.TEST", "('shapes_vall',)"))
 
 
 def test_a_wrong_number_of_classes_is_refused_before_training(tmp_path):
@@ -157,3 +162,41 @@ def test_unusable_precision_is_said(tmp_path, dtype, message):
     cfg = tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)
     with pytest.raises(ValueError, match=message):
         Trainer(cfg)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_resumed_run_with_a_seed_is_exact(tmp_path, workers):
+    """Images, augmentation and sampling continue where they were, to the bit."""
+    options = ["SOLVER.CHECKPOINT_PERIOD", "3", "DATALOADER.NUM_WORKERS", workers]
+
+    def run(name, stop=None):
+        seed_all_rng(1)
+        trainer = Trainer(tiny_config(tmp_path / name, *options))
+        trainer.resume_or_load(resume=True)
+        trainer.max_iter = stop or trainer.max_iter
+        trainer.train()
+        return trainer
+
+    whole = run("whole")
+    run("parts", stop=3)
+    # What a kill leaves behind: the periodic checkpoint, named as the last.
+    (tmp_path / "parts" / "model_final.pth").unlink()
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000002.pth")
+    resumed = run("parts")
+    assert resumed.start_iter == 3 and resumed.iter == whole.iter == 6
+    for (name, a), b in zip(
+        whole.model.named_parameters(), resumed.model.parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_losses_are_read_in_gathered_iterations_only(tmp_path):
+    cfg = tiny_config(tmp_path)
+    model = torch.nn.Linear(1, 1)
+    step = step_trainer(cfg, model, [], torch.optim.SGD(model.parameters(), lr=1.0))
+    step.gather_metric_period = 2
+    loss = {"loss": torch.zeros((), device="meta")}  # which cannot be copied to the host
+    step._write_metrics(loss, 0.0, iter=0)
+    with pytest.raises(NotImplementedError):
+        step._write_metrics(loss, 0.0, iter=1)
+    step._write_metrics(loss, 0.0, iter=2)

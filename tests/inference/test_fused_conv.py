@@ -61,3 +61,18 @@ def test_detectron2s_layer_with_its_norm_and_activation():
 def test_what_stays():
     assert not can_fuse(Conv2d(4, 8, 3, norm=nn.GroupNorm(2, 8)))
     assert not can_fuse(Conv2d(4, 8, 3, activation=torch.sigmoid))
+
+
+@pytest.mark.parametrize("channels", [8, 128])  # oneDNN's layout, Winograd's
+@pytest.mark.parametrize("assign", [False, True])
+def test_new_weights_are_laid_out_again(channels, assign):
+    old, new = (nn.Conv2d(channels, 64, 3, padding=1) for _ in range(2))
+    fused, x = FusedConv2d(old), torch.randn(1, channels, 16, 16)
+    with torch.no_grad():
+        fused(x)
+        expected = new(x)
+        fused.load_state_dict(new.state_dict(), assign=assign)
+        torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-4)
+        fused.weight.mul_(2)
+        fused.bias.mul_(2)
+        torch.testing.assert_close(fused(x), 2 * expected, rtol=1e-4, atol=1e-4)

@@ -32,6 +32,9 @@ CASES = {
     "fcos_hrnetv2p_w18": "fcos/fcos_hrnetv2p_w18_gn-head_4x4_1x_coco.yaml",
 }
 FASTER = "faster_rcnn_hrnetv2p_w18"
+TORCHS_OWN_WARNING = pytest.mark.filterwarnings(  # on importing its compiler
+    "ignore:.*torch.jit.script_method.*:DeprecationWarning"
+)
 
 
 @functools.cache
@@ -124,7 +127,7 @@ def _state(model) -> dict[str, tuple]:
     return {
         name: (id(t), t.data_ptr(), t.dtype, t.device, t.requires_grad, t.detach().clone())
         for name, t in tensors.items()
-    }
+    } | {"training": ([m.training for m in model.modules()], torch.zeros(0))}
 
 
 def _assert_unchanged(model, before: dict[str, tuple]) -> None:
@@ -144,8 +147,13 @@ def test_the_model_given_stays_as_it_is(faster, kwargs, move):
     if move is not None:
         fast.to("meta") if move == "meta" else getattr(fast, move)()
     _assert_unchanged(faster, before)
-    # ... and can train.
+
+
+def test_a_model_in_training_goes_on_training(faster):
     faster.train()
+    before = _state(faster)
+    assert not optimize(faster).training
+    _assert_unchanged(faster, before)
     faster.eval()
 
 
@@ -174,6 +182,45 @@ def test_a_copy_of_changed_weights_does_not_run(models):
             parameter.mul_(0.9)
     with pytest.raises(RuntimeError, match="have changed since.*call hrnet_d2.optimize again"):
         fast([_image()])
+
+
+def _pickled(fast):
+    return pickle.loads(pickle.dumps(fast))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, _pickled])
+def test_no_copy_is_made_of_changed_weights(models, copied):
+    model = copy.deepcopy(models(FASTER)[1])
+    before, inputs = _state(model), [_image()]
+    fast, never_copied = optimize(model), optimize(model)
+    expected, twin = _detect(fast, inputs)[0], copied(fast)
+    _assert_unchanged(model, before)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    with pytest.raises(RuntimeError, match="have changed since"):
+        copied(never_copied)
+    for independent in (fast, twin):
+        _assert_same(expected, _detect(independent, inputs)[0])
+
+
+def test_changed_statistics_are_noticed(models):
+    model = copy.deepcopy(models(FASTER)[1])
+    fast = optimize(model, fold=False)
+    model.backbone.bottom_up.bn1.running_mean.add_(1)
+    with pytest.raises(RuntimeError, match="have changed since"):
+        fast([_image()])
+
+
+def test_inference_mode(models):
+    cfg, model = models(FASTER)
+    expected = _detect(model, [_image()])[0]
+    with torch.inference_mode():
+        inner = build_model(cfg).eval()
+        inner.load_state_dict(model.state_dict())
+        for plain in (model, inner):
+            fast = optimize(plain).to(torch.float32)
+            _assert_same(expected, fast([_image()])[0]["instances"])
 
 
 @pytest.mark.parametrize("part", ["", "roi_heads.box_head", "backbone.bottom_up.stem.0"])
@@ -227,19 +274,28 @@ def test_copies_and_moves(faster):
         pickled.load_state_dict({})
 
 
+@TORCHS_OWN_WARNING
+def test_copies_compile_what_the_model_compiled(faster):
+    fast = optimize(faster, compile=True)
+    for twin in (copy.deepcopy(fast), _pickled(fast)):
+        compiled = [m for m in twin.modules() if m._compiled_call_impl is not None]
+        assert len(compiled) == sum(len(stage) for stage in twin.backbone.bottom_up.stages)
+
+
 def _count_in_a_process(fast, inputs, queue) -> None:
     torch.set_num_threads(1)
     queue.put(len(_detect(fast, inputs)[0]))
 
 
 def test_a_spawned_process_runs_it(faster):
-    fast, inputs = optimize(faster), [_image()]
+    fast, inputs, before = optimize(faster), [_image()], _state(faster)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_count_in_a_process, args=(fast, inputs, queue))
     process.start()
     assert queue.get(timeout=120) == len(_detect(fast, inputs)[0])
     process.join()
+    _assert_unchanged(faster, before)  # its memory is not shared with the process
 
 
 def test_runs_where_gradients_are_on(faster):
@@ -305,6 +361,7 @@ def test_a_size_that_cannot_be_captured_runs_eagerly(caplog):
     assert "running eagerly" in caplog.text
 
 
+@TORCHS_OWN_WARNING
 @pytest.mark.slow
 def test_compiled_backbone_serves_all_sizes(faster):
     fast, plain = optimize(faster, compile=True), optimize(faster)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from hrnet_d2.layers.norm_folding import NormFolding, can_fold, conv_norm, scale_and_offset
 from hrnet_d2.modeling import HRNet
+from hrnet_d2.modeling.backbone import hrnet
 from tests.memory import saved_for_backward
 
 
@@ -178,3 +180,45 @@ def test_threads_keep_to_their_own_pass():
         made = list(pool.map(lambda x: net(x)["res5"].detach(), xs))
     for a, b in zip(expected, made, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_compiles_to_one_graph(monkeypatch):
+    monkeypatch.setattr(hrnet, "MODULES_PER_STAGE", (1, 1, 1))
+    monkeypatch.setattr(hrnet, "BLOCKS_PER_BRANCH", 1)
+    net = HRNet(4).double().train()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.double)
+    (_, expected) = gradients(net, x)
+    (_, made) = gradients(torch.compile(net, backend="eager", fullgraph=True), x)
+    for name, gradient in made.items():
+        torch.testing.assert_close(gradient, expected[name.removeprefix("_orig_mod.")])
+
+
+class _Checkpointed(nn.Module):
+    def __init__(self, block: nn.Module, reentrant: bool):
+        super().__init__()
+        self.block, self.reentrant = block, reentrant
+
+    def forward(self, x):
+        return checkpoint(self.block, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("fold, reentrant", [(False, False), (True, True)])
+def test_checkpointing_from_outside(fold, reentrant):
+    torch.manual_seed(0)
+    net = HRNet(4, fold_norm=fold).double().train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # maps of a trained network's size
+            nn.init.constant_(module.weight, 0.3)
+    x = torch.randn(1, 3, 64, 64, dtype=torch.double)
+    (_, expected) = gradients(net, x)
+    net.layer1[1] = _Checkpointed(net.layer1[1], reentrant)
+    (_, made) = gradients(net, x)
+    for name, gradient in made.items():
+        torch.testing.assert_close(gradient, expected[name.replace(".block.", ".")])
+
+
+def test_checkpointing_from_outside_is_never_silently_wrong():
+    net = HRNet(4).train()
+    net.layer1[1] = _Checkpointed(net.layer1[1], reentrant=False)
+    with pytest.raises(CheckpointError):
+        gradients(net, torch.randn(1, 3, 64, 64))

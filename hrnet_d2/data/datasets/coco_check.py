@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detectron2.utils.file_io import PathManager
+
 from .coco_schema import (
     check_annotations,
     check_categories,
@@ -20,7 +22,15 @@ from .coco_schema import (
 )
 from .report import DatasetError, Report, some
 
-__all__ = ["CocoFile", "DatasetError", "check_coco", "check_same_categories", "parse", "read_coco"]
+__all__ = [
+    "CocoFile",
+    "DatasetError",
+    "check_coco",
+    "check_same_categories",
+    "explain_unreadable",
+    "parse",
+    "read_coco",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -142,9 +152,36 @@ def check_coco(
         DatasetError: if one of the three tables is missing.
     """
     check_tables(data, report)
-    categories = check_categories(data, report, lenient=lenient)
+    check_categories(data, report, lenient=lenient)
     sizes = check_images(data, report)
-    return check_annotations(data, sizes, categories, report, masks=masks, lenient=lenient)
+    return check_annotations(data, sizes, report, masks=masks, lenient=lenient)
+
+
+def explain_unreadable(json_file: str, error: Exception) -> None:
+    """Find out why an annotation file could not be loaded.
+
+    Args:
+        json_file: the file.
+        error: what was raised on loading it.
+
+    Raises:
+        DatasetError: if the file is invalid; the message has all problems. Nothing is raised if
+            it is not the reason.
+    """
+    path = PathManager.get_local_path(json_file)
+    if not os.path.isfile(path):
+        return
+    report = Report(json_file)
+    try:
+        check_coco(parse(path, report), report)
+        if report.repairs and not report.errors:
+            raise DatasetError(
+                f"{json_file} cannot be used as it is: {'; '.join(report.repairs)}. Register it "
+                "with hrnet_d2.data.register_custom_data, which makes a corrected copy"
+            )
+        report.raise_errors()
+    except DatasetError as found:
+        raise found from error
 
 
 def check_same_categories(train: CocoFile, val: CocoFile) -> None:

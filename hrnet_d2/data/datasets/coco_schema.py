@@ -4,15 +4,13 @@ The checks go through a file's content column by column, collect every problem i
 :class:`Report`, and repair in place what has only one meaning.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
+from .coco_boxes import check_boxes, is_number
 from .coco_segmentations import check_segmentations_of
-from .report import DatasetError, Report, some
+from .report import DatasetError, Report, entry_id, some
 
 __all__ = [
     "MAX_ID",
@@ -26,9 +24,7 @@ __all__ = [
 
 MAX_ID = 2**53  # whole numbers up to here are exact in every tool that reads them
 MAX_PIXELS = 2**31  # of an image: pycocotools counts in 32 bits
-MAX_COORDINATE = 1e7  # of a box, in pixels
 
-_ABSENT = object()
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "none": 0, "null": 0, "": 0}
 
 
@@ -55,12 +51,8 @@ def check_tables(data: Any, report: Report) -> None:
         )
 
 
-def check_categories(data: dict, report: Report, *, lenient: bool = False) -> list[dict]:
-    """Check ids and names; several categories may have one name if ``lenient``.
-
-    Returns:
-        The categories without problems.
-    """
+def check_categories(data: dict, report: Report, *, lenient: bool = False) -> None:
+    """Check ids and names; several categories may have one name if ``lenient``."""
     categories = _objects(data, "categories", report)
     if not data["categories"]:
         report.errors.append('there are no "categories"')
@@ -81,7 +73,6 @@ def check_categories(data: dict, report: Report, *, lenient: bool = False) -> li
         twice = _repeated([c[key] for c in good])
         if twice:
             report.errors.append(f"several categories have the {key} {some(twice)}")
-    return good
 
 
 def check_images(data: dict, report: Report) -> dict[int, tuple[int, int]]:
@@ -107,7 +98,8 @@ def check_images(data: dict, report: Report) -> dict[int, tuple[int, int]]:
         if odd:
             report.errors.append(
                 f"{len(odd)} images have a {key} that is not a whole number of pixels (without "
-                f"quotes): {some(repr(i[key]) for i in odd)} (images {some(_id(i) for i in odd)})"
+                f"quotes): {some(repr(i[key]) for i in odd)} "
+                f"(images {some(map(entry_id, odd))})"
             )
     sizes = {
         i["id"]: (i["height"], i["width"])
@@ -135,14 +127,13 @@ def _check_file_names(images: list[dict], report: Report) -> None:
     if odd:
         report.errors.append(
             f"{len(odd)} images have a file_name that is not a text: "
-            f"{some(repr(i['file_name']) for i in odd)} (images {some(_id(i) for i in odd)})"
+            f"{some(repr(i['file_name']) for i in odd)} (images {some(entry_id(i) for i in odd)})"
         )
 
 
 def check_annotations(
     data: dict,
     sizes: dict[int, tuple[int, int]],
-    categories: list[dict],
     report: Report,
     *,
     masks: bool = False,
@@ -153,7 +144,6 @@ def check_annotations(
     Args:
         data: the content of the file.
         sizes: height and width of the images, by id.
-        categories: those without problems.
         report: takes the problems.
         masks: malformed segmentations are errors; otherwise they are removed, with a warning.
         lenient: accept what Detectron2's loader accepts: repeated ids (renumbered), unknown images
@@ -175,18 +165,16 @@ def check_annotations(
             report.errors.append(
                 f"several annotations have the id {some(_repeated(ids))}: each needs its own"
             )
-    known = _references(data, annotations, sizes, categories, report, lenient)
+    known = _references(data, annotations, sizes, report, lenient)
     _check_flags(annotations, "iscrowd", report)
     if not lenient:
-        ignored = [_id(a) for a in annotations if "ignore" in a and _flag(a["ignore"]) != 0]
+        ignored = [entry_id(a) for a in annotations if "ignore" in a and _flag(a["ignore"]) != 0]
         if ignored:
             report.errors.append(
                 f'{len(ignored)} annotations are marked "ignore" (ids {some(ignored)}), which '
                 'Detectron2 does not support: remove them, or mark regions with "iscrowd": 1'
             )
-    boxed, boxes = _boxes(known, report)
-    counts = _check_boxes(boxed, boxes, sizes, report)
-    _check_areas(boxed, report)
+    counts = check_boxes(annotations, sizes, report)
     _check_scores(annotations, report)
     _check_keypoints(annotations, report)
     check_segmentations_of(known, sizes, report, masks=masks)
@@ -247,7 +235,7 @@ def _whole_numbers(entries: list[dict], table: str, key: str, report: Report) ->
     values = [e[key] for e in entries if key in e]
     if not set(map(type, values)) <= {int}:
         odd = [e for e in entries if key in e and not _is_whole(e[key])]
-        where = "" if key == "id" else f" ({table} {some(_id(e) for e in odd)})"
+        where = "" if key == "id" else f" ({table} {some(entry_id(e) for e in odd)})"
         report.errors.append(
             f"{key}s of {table} that are not whole numbers: {some(repr(e[key]) for e in odd)}"
             f"{where}; write them as numbers, without quotes"
@@ -259,17 +247,12 @@ def _references(
     data: dict,
     annotations: list[dict],
     sizes: dict[int, tuple[int, int]],
-    categories: list[dict],
     report: Report,
     lenient: bool,
 ) -> list[dict]:
     """Check "image_id" and "category_id"; returns the annotations whose image is known."""
-    image_ids = {i.get("id") for i in data["images"] if isinstance(i, dict) and _hashable(i)}
-    category_ids = {c["id"] for c in categories}
-    for key, table, there in (
-        ("image_id", "images", image_ids),
-        ("category_id", "categories", category_ids),
-    ):
+    for key, table in (("image_id", "images"), ("category_id", "categories")):
+        there = {e.get("id") for e in data[table] if isinstance(e, dict) and _is_whole(e.get("id"))}
         values = _whole_numbers(annotations, "annotations", key, report)
         if set(map(type, values)) <= {int} and there.issuperset(values):
             continue
@@ -318,12 +301,12 @@ def _check_flags(annotations: list[dict], key: str, report: Report) -> None:
     if repaired:
         report.repairs.append(
             f'{len(repaired)} values of "{key}" that are not 0 or 1 (ids '
-            f"{some(_id(a) for a in repaired)})"
+            f"{some(entry_id(a) for a in repaired)})"
         )
     if odd:
         report.errors.append(
             f'{len(odd)} annotations have an "{key}" that is neither 0 nor 1: '
-            f"{some(repr(a[key]) for a in odd)} (ids {some(_id(a) for a in odd)})"
+            f"{some(repr(a[key]) for a in odd)} (ids {some(entry_id(a) for a in odd)})"
         )
 
 
@@ -338,119 +321,14 @@ def _flag(value: Any) -> int | None:
     return None
 
 
-def _boxes(annotations: list[dict], report: Report) -> tuple[list[dict], np.ndarray]:
-    """The annotations whose box is sound, and these boxes, (N, 4)."""
-    boxed = [a for a in annotations if "bbox" in a]
-    boxes = [a["bbox"] for a in boxed]
-    plain = set(map(type, boxes)) <= {list} and set(map(len, boxes)) <= {4}
-    if not plain or not set(map(type, itertools.chain.from_iterable(boxes))) <= {int, float}:
-        plain = False
-    if plain:
-        try:
-            numbers = itertools.chain.from_iterable(boxes)
-            array = np.fromiter(numbers, np.float64, count=4 * len(boxes)).reshape(-1, 4)
-            if (np.abs(array) < MAX_COORDINATE).all():
-                return boxed, array
-        except OverflowError:
-            pass
-    odd = [a for a in boxed if not _is_box(a["bbox"])]
-    far = [a for a in boxed if _is_box(a["bbox"]) and not _is_box(a["bbox"], MAX_COORDINATE)]
-    if odd:
-        report.errors.append(
-            "boxes that are not four finite numbers (x, y, width, height): ids "
-            f"{some(_id(a) for a in odd)}"
-        )
-    if far:
-        report.errors.append(
-            f"boxes with numbers beyond {MAX_COORDINATE:.0e} pixels: ids "
-            f"{some(_id(a) for a in far)}"
-        )
-    boxed = [a for a in boxed if _is_box(a["bbox"], MAX_COORDINATE)]
-    return boxed, np.array([a["bbox"] for a in boxed], dtype=np.float64).reshape(-1, 4)
-
-
-def _check_boxes(
-    annotations: list[dict],
-    boxes: np.ndarray,
-    sizes: dict[int, tuple[int, int]],
-    report: Report,
-) -> dict[str, int]:
-    shapes = itertools.chain.from_iterable(sizes[a["image_id"]] for a in annotations)
-    height, width = np.fromiter(shapes, np.float64, count=2 * len(annotations)).reshape(-1, 2).T
-    x, y, w, h = boxes.T
-    crowd = np.fromiter((a["iscrowd"] == 1 for a in annotations), bool, count=len(annotations))
-    small = (w < 1) | (h < 1)
-    outside = ~small & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))
-    total = len(annotations)
-    for chosen, what in (
-        (small, "are less than a pixel wide or high"),
-        (outside, "miss their image"),
-    ):
-        if chosen.any():
-            ids = [_id(annotations[i]) for i in np.flatnonzero(chosen)]
-            report.warnings.append(
-                f"{len(ids)} of {total} boxes {what} and are left out of training (annotations "
-                f"{some(ids)})"
-            )
-    leaving = (x + w > width + 2) | (y + h > height + 2)
-    if 2 * leaving.sum() > total:
-        corners = (w > x) & (h > y) & (w <= width + 2) & (h <= height + 2)
-        text = f"{leaving.sum()} of {total} boxes, most of all, leave their image"
-        if total >= 4 and corners.mean() > 0.95:
-            report.errors.append(
-                f"{text}, and all fit as corners: they seem to be written as x1, y1, x2, y2, and "
-                "COCO's are x, y, width, height. Convert them (width = x2 - x1, height = y2 - y1); "
-                "if they are right, clip them to their image"
-            )
-        else:
-            report.warnings.append(
-                f"{text}: check that they are x, y, width, height in pixels of the image, and not "
-                "x1, y1, x2, y2"
-            )
-    usable = ~small & ~outside & ~crowd
-    return {
-        "crowds": int(crowd.sum()),
-        "small": int(small.sum()),
-        "outside": int(outside.sum()),
-        "usable": int(usable.sum()),
-    }
-
-
-def _check_areas(annotations: list[dict], report: Report) -> None:
-    """Areas that are missing or no areas become those of the boxes."""
-    values = [a.get("area", _ABSENT) for a in annotations]
-    if set(map(type, values)) <= {int, float}:
-        try:
-            array = np.array(values, dtype=np.float64)
-            if ((array >= 0) & np.isfinite(array)).all():
-                return
-        except OverflowError:
-            pass
-    absent: list = []
-    odd: list = []
-    for annotation, value in zip(annotations, values, strict=True):
-        if not _is_number(value) or value < 0:
-            _, _, w, h = annotation["bbox"]
-            annotation["area"] = max(w, 0) * max(h, 0)
-            (absent if value is _ABSENT or value is None else odd).append(_id(annotation))
-    if absent:
-        report.repairs.append(f"{len(absent)} annotations without area (the box's)")
-    if odd:
-        report.repairs.append(f"{len(odd)} areas that are no areas (the box's; ids {some(odd)})")
-        report.warnings.append(
-            f'{len(odd)} annotations have an "area" that is not a number of at least 0 (ids '
-            f"{some(odd)}): the area of the box is used"
-        )
-
-
 def _check_scores(annotations: list[dict], report: Report) -> None:
     """Evaluation tools read the score of annotations too: it has no meaning, and is removed."""
-    odd = [a for a in annotations if "score" in a and not _is_number(a["score"])]
+    odd = [a for a in annotations if "score" in a and not is_number(a["score"])]
     for annotation in odd:
         del annotation["score"]
     if odd:
         report.repairs.append(
-            f"{len(odd)} scores that are not numbers (removed; ids {some(_id(a) for a in odd)})"
+            f"{len(odd)} scores that are not numbers (removed; ids {some(map(entry_id, odd))})"
         )
 
 
@@ -458,7 +336,7 @@ def _check_keypoints(annotations: list[dict], report: Report) -> None:
     odd = []
     for annotation in annotations:
         if "keypoints" in annotation and not _are_keypoints(annotation["keypoints"]):
-            odd.append(_id(annotation))
+            odd.append(entry_id(annotation))
             del annotation["keypoints"]
             annotation.pop("num_keypoints", None)
     if odd:
@@ -470,7 +348,7 @@ def _check_keypoints(annotations: list[dict], report: Report) -> None:
 
 
 def _are_keypoints(value: Any) -> bool:
-    return isinstance(value, list) and len(value) % 3 == 0 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_number, value))
 
 
 def _is_whole(value: Any) -> bool:
@@ -479,29 +357,6 @@ def _is_whole(value: Any) -> bool:
 
 def _is_side(value: Any) -> bool:
     return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number; true and false are not."""
-    if type(value) is int:
-        return abs(value) < 1 << 1000
-    return type(value) is float and bool(np.isfinite(value))
-
-
-def _is_box(value: Any, limit: float = np.inf) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(type(v) in (int, float) and abs(v) < limit for v in value)
-    )
-
-
-def _hashable(entry: dict) -> bool:
-    return not isinstance(entry.get("id"), list | dict)
-
-
-def _id(entry: dict) -> Any:
-    return entry.get("id", "none")
 
 
 def _repeated(values: Iterable) -> list:

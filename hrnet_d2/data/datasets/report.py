@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["DatasetError", "Report", "some"]
+__all__ = ["DatasetError", "Report", "entry_id", "some"]
 
 SHOWN = 5  # examples of a kind of problem in a message
 LONGEST = 60  # characters of an example
@@ -44,6 +44,11 @@ def some(values: Iterable[Any]) -> str:
     values = list(values)
     shown = ", ".join(_short(v) for v in values[:SHOWN])
     return shown + (f", ... ({len(values)} in all)" if len(values) > SHOWN else "")
+
+
+def entry_id(entry: dict) -> Any:
+    """The id of an entry, for a message."""
+    return entry.get("id", "none")
 
 
 def _short(value: Any) -> str:

@@ -61,6 +61,7 @@ def register_shapes() -> None:
             image_root=str(root / split),
             sem_seg_root=str(root / f"{split}_semantic"),
             ignore_label=IGNORED,
+            drawn_on_demand=True,
             evaluator_type="coco",
             thing_classes=THING_CLASSES,
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(THING_CLASSES))},

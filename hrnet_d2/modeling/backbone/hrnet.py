@@ -376,7 +376,10 @@ class HRNet(Backbone):
             ValueError: if H or W is not a multiple of 32.
         """
         check_input_size(x)
-        with contextlib.nullcontext() if self.folding is None else self.folding.forward_pass():
+        # A context variable is nothing that torch.compile can trace, and it fuses by itself.
+        if self.folding is None or torch.compiler.is_compiling():
+            return self._forward(x)
+        with self.folding.forward_pass():
             return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -16,16 +16,6 @@ from hrnet_d2.data import (
 )
 
 
-@pytest.fixture(autouse=True)
-def forget_datasets(monkeypatch, tmp_path):
-    monkeypatch.setenv("HRNET_D2_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
 def fails(coco, match):
     coco.save()
     with pytest.raises(DatasetError, match=f"(?s){match}"):

@@ -1,0 +1,159 @@
+"""A process of a distributed job that dies or stops answering ends the job, by name.
+
+Without this, the others wait in a collective operation for up to half an hour and then report
+their own timeout.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+__all__ = ["RankError", "watch_ranks"]
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 45.0  # seconds without an answer
+INTERVAL = 5.0
+VARIABLE = "HRNET_D2_RANK_TIMEOUT"
+
+
+class RankError(RuntimeError):
+    """A process of the job died or does not answer: which one, where."""
+
+
+@dataclass
+class _Process:
+    rank: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (process {self.pid} on {self.host})"
+
+    def is_dead(self) -> bool:
+        """Whether it is known to have ended; of other machines this is not known."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        # Ended, but its parent has not noticed; elsewhere than on Linux this is not known.
+        try:
+            with open(f"/proc/{self.pid}/stat") as file:
+                return file.read().rsplit(")", 1)[-1].split()[0] in "ZX"
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def watch_ranks() -> Iterator[None]:
+    """Watch the other processes of the job from a thread, while the body runs.
+
+    A process is given 45 seconds to answer; the environment variable ``HRNET_D2_RANK_TIMEOUT`` sets
+    other seconds, and 0 turns this off.  When one does not answer, this process ends with an error
+    in its log that names it.
+
+    Raises:
+        RankError: if the body fails because another process of this machine died.
+    """
+    timeout = float(os.environ.get(VARIABLE, TIMEOUT))
+    if (
+        not (dist.is_available() and dist.is_initialized())
+        or dist.get_world_size() < 2
+        or not timeout
+    ):
+        yield
+        return
+    watch = _Watch(timeout)
+    watch.start()
+    try:
+        yield
+    except RuntimeError as error:
+        dead = watch.find_dead(seconds=3)
+        if dead is None:
+            raise
+        raise RankError(f"{dead} has died, so the job cannot go on") from error
+    finally:
+        watch.stop()
+
+
+class _Watch(threading.Thread):
+    def __init__(self, timeout: float):
+        super().__init__(name="watch_ranks", daemon=True)
+        self.timeout = timeout
+        self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        own = (dist.get_rank(), socket.gethostname(), os.getpid())
+        found: list = [None] * dist.get_world_size()
+        dist.all_gather_object(found, own, group=self.group)
+        self.others = [_Process(*entry) for entry in found if entry != own]
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Meet the other processes every few seconds."""
+        while not self.ended.wait(INTERVAL):
+            try:
+                dist.monitored_barrier(
+                    self.group, timeout=timedelta(seconds=self.timeout), wait_all_ranks=True
+                )
+            except RuntimeError as error:
+                if not self.ended.is_set():
+                    self._end_job(str(error))
+                return
+
+    def stop(self) -> None:
+        """The body is over; a process that ends earlier than others is no failure."""
+        self.ended.set()
+
+    def find_dead(self, seconds: float) -> _Process | None:
+        """The first process that has died, which may take a moment to show."""
+        end = time.monotonic() + seconds
+        while True:
+            dead = next((other for other in self.others if other.is_dead()), None)
+            if dead is not None or time.monotonic() > end:
+                return dead
+            time.sleep(0.1)
+
+    def _end_job(self, reason: str) -> None:
+        dead = self.find_dead(seconds=2)
+        if dead is not None:
+            logger.critical("%s has died: ending the job", dead)
+        else:
+            named = [other for other in self.others if f"{other.rank}" in _ranks(reason)]
+            for other in named:
+                logger.critical(
+                    "%s has not answered for %g seconds: ending the job", other, self.timeout
+                )
+                if other.host == socket.gethostname():
+                    # A stopped process does not react to its launcher's SIGTERM.
+                    with contextlib.suppress(OSError):
+                        os.kill(other.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            if not named:
+                logger.critical("A process of the job does not answer (%s): ending it", reason)
+        logging.shutdown()
+        # The main thread waits inside a collective operation, which no exception reaches.
+        os._exit(1)
+
+
+def _ranks(reason: str) -> set[str]:
+    """The ranks that an error of ``monitored_barrier`` names."""
+    words = reason.replace(",", " ").replace("[", " ").replace("]", " ").replace(":", " ").split()
+    found: set[str] = set()
+    for i, word in enumerate(words):
+        if word.lower() in ("rank", "ranks"):
+            for following in words[i + 1 :]:
+                if not following.isdigit():
+                    break
+                found.add(following)
+    return found

@@ -1,0 +1,32 @@
+"""Small files of whole detectors: the shapes of a reference case, without its values."""
+
+import functools
+import json
+
+import torch
+
+from tests.parity import FOLDER
+
+CASES = {
+    "faster_rcnn": "faster_rcnn_hrnetv2p_w18",
+    "mask_rcnn": "mask_rcnn_hrnetv2p_w32",
+    "cascade_rcnn": "cascade_rcnn_hrnetv2p_w18",
+    "cascade_mask_rcnn": "cascade_mask_rcnn_hrnetv2p_w18",
+    "htc": "htc_hrnetv2p_w18",
+    "fcos": "fcos_hrnetv2p_w18",
+    "x101": "htc_x101_64x4d_fpn",
+}
+
+
+@functools.cache
+def state(family: str) -> dict[str, torch.Tensor]:
+    """MMDetection's name to a tensor of that shape, of one byte a value."""
+    spec = json.loads((FOLDER / f"{CASES[family]}.json").read_text())
+    return {name: torch.zeros(shape, dtype=torch.int8) for name, shape in spec["parameters"]}
+
+
+def save(path, family: str, meta: dict, **changes) -> str:
+    """Write a detector's file with ``meta``; ``changes`` are tensors by name."""
+    tensors = {**state(family), **{name.replace("__", "."): t for name, t in changes.items()}}
+    torch.save({"meta": meta, "state_dict": tensors}, path)
+    return str(path)

@@ -1,0 +1,126 @@
+"""Signals save a checkpoint, diverged weights are not saved, and resuming says what differs."""
+
+import logging
+import os
+import signal
+
+import pytest
+import torch
+
+from hrnet_d2.checkpoint import CheckpointError
+from hrnet_d2.config_file import ConfigError
+from hrnet_d2.engine import DivergedError, Trainer
+from hrnet_d2.engine.hooks import HookBase
+from tests.engine.tiny import tiny_config
+
+
+class At(HookBase):
+    """Calls a function after an iteration, before the checkpoint of that iteration."""
+
+    def __init__(self, iteration, function):
+        self.iteration, self.function = iteration, function
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            self.function(self.trainer)
+
+
+def make(folder, *options, hook=None):
+    trainer = Trainer(tiny_config(folder, "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", *options))
+    if hook is not None:
+        trainer.register_hooks([hook])
+        trainer._hooks.insert(0, trainer._hooks.pop())
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that SIGTERM stopped after its second iteration."""
+    folder = tmp_path_factory.mktemp("stopped")
+    trainer = make(folder, hook=At(1, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == 128 + signal.SIGTERM
+    return folder
+
+
+def test_a_signal_saves_a_checkpoint(stopped, caplog):
+    assert {p.name for p in stopped.glob("*.pth")} == {"model_0000001.pth"}
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resumed = make(stopped)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+
+
+def test_ctrl_c_saves_and_interrupts(tmp_path):
+    trainer = make(tmp_path, hook=At(0, lambda _: os.kill(os.getpid(), signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert (tmp_path / "model_0000000.pth").exists()
+
+
+def test_changed_settings_are_named_on_resume(stopped, caplog):
+    options = ["SOLVER.BASE_LR", "0.5", "SOLVER.MOMENTUM", "0.5", "SOLVER.GAMMA", "0.2"]
+    trainer = make(stopped, *options)
+    with caplog.at_level(logging.WARNING, "hrnet_d2"):
+        trainer.resume_or_load(resume=True)
+    kept, new = [r.getMessage() for r in caplog.records if "esum" in r.getMessage()][:2]
+    assert "values of the checkpoint" in kept and "SOLVER.BASE_LR (0.01 before, 0.5 now)" in kept
+    assert "SOLVER.MOMENTUM" in kept and "SOLVER.GAMMA (0.1 before, 0.2 now)" in new
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["MODEL.HRNETV2P.FREEZE_AT", "2"], r"FREEZE_AT \(0 before, 2 now\)"),
+        (["SOLVER.WEIGHT_DECAY_NORM", "0.5"], r"WEIGHT_DECAY_NORM \(0.0001 before, 0.5 now\)"),
+    ],
+)
+def test_other_parameter_groups_are_an_error_on_resume(stopped, options, message):
+    with pytest.raises(CheckpointError, match=message):
+        make(stopped, *options).resume_or_load(resume=True)
+
+
+def test_a_bad_optimizer_state_is_an_error(stopped, tmp_path):
+    saved = torch.load(stopped / "model_0000001.pth", weights_only=False)
+    states = saved["trainer"]["_trainer"]["optimizer"]["state"]
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    good = states[0]["momentum_buffer"]
+    for bad, message in ((good * float("nan"), "not finite"), (good[:1], "has shape")):
+        states[0]["momentum_buffer"] = bad
+        torch.save(saved, tmp_path / "model_0000001.pth")
+        with pytest.raises(CheckpointError, match=message):
+            make(tmp_path).resume_or_load(resume=True)
+
+
+def test_weights_alone_cannot_be_resumed(stopped, tmp_path):
+    saved = torch.load(stopped / "model_0000001.pth", weights_only=False)
+    torch.save({"model": saved["model"]}, tmp_path / "model_0000001.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(CheckpointError, match="no training state.*MODEL.WEIGHTS"):
+        make(tmp_path).resume_or_load(resume=True)
+
+
+def test_a_checkpoint_past_the_end_is_an_error(stopped):
+    with pytest.raises(ConfigError, match="iteration 2, past SOLVER.MAX_ITER 1"):
+        make(stopped, "SOLVER.MAX_ITER", "1").resume_or_load(resume=True)
+
+
+@pytest.mark.parametrize("value", [6e30, float("nan")])
+def test_weights_that_diverged_in_the_last_step_are_not_saved(tmp_path, value):
+    def diverge(trainer):
+        with torch.no_grad():
+            trainer.model.backbone.bottom_up.conv1.weight.fill_(value)
+
+    trainer = make(tmp_path, hook=At(2, diverge))
+    with pytest.raises(DivergedError, match="bottom_up.conv1.weight.*SOLVER.BASE_LR"):
+        trainer.train()
+    assert not list(tmp_path.glob("*.pth"))
+    with pytest.raises(DivergedError, match="at evaluation"):
+        Trainer.test(trainer.cfg, trainer.model)
+
+
+def test_a_rate_that_is_too_high_is_named(tmp_path):
+    options = ["SOLVER.BASE_LR", "1e8", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "9"]
+    with pytest.raises(DivergedError, match="diverged.*lower SOLVER.BASE_LR"):
+        make(tmp_path, *options).train()

@@ -1,0 +1,84 @@
+"""Values of configs that cannot work are named before anything is built."""
+
+import pytest
+
+from hrnet_d2 import model_zoo
+from hrnet_d2.config_check import RULES, check_config
+from hrnet_d2.config_file import ConfigError
+
+FASTER = "faster_rcnn_hrnetv2p_w18_1x_coco"
+FCOS = "fcos_hrnetv2p_w18_gn-head_4x4_1x_coco"
+
+
+@pytest.mark.parametrize("name", model_zoo.list_models())
+def test_every_model_of_the_zoo_passes(name):
+    check_config(model_zoo.get_config(name))
+
+
+def test_configs_of_the_quick_start_pass():
+    check_config(model_zoo.load_config("quick_start/fcos_hrnetv2p_w18_shapes.yaml"))
+
+
+def test_every_rule_is_of_a_key_that_exists():
+    known = model_zoo.load_config("")
+    for key in RULES:
+        node = known
+        for part in key.split("."):
+            node = node[part]
+
+
+@pytest.mark.parametrize(
+    "name, key, value, message",
+    [
+        (FASTER, "SOLVER.MAX_ITER", "0", "at least 1"),
+        (FASTER, "SOLVER.MAX_ITER", "-5", "at least 1"),
+        (FASTER, "SOLVER.STEPS", "(2, 1)", "increase"),
+        (FASTER, "SOLVER.STEPS", "(-1,)", "at least 1"),
+        (FASTER, "SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
+        (FASTER, "SOLVER.BASE_LR", "0.0", "above 0"),
+        (FASTER, "SOLVER.BASE_LR", "float('nan')", "above 0"),
+        (FASTER, "SOLVER.IMS_PER_BATCH", "0", "at least 1"),
+        (FASTER, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosinLR", "did you mean 'WarmupCosineLR'"),
+        (FASTER, "SOLVER.AMP.DTYPE", "float8", "'float16', 'bfloat16'"),
+        (FASTER, "MODEL.HRNETV2P.NORM", "XX", "'BN', 'FrozenBN', 'SyncBN', 'GN'"),
+        (FASTER, "MODEL.HRNETV2P.NORM", "bn", "did you mean 'BN'"),
+        (FASTER, "MODEL.HRNETV2P.WIDTH", "0", "at least 1"),
+        (FASTER, "MODEL.HRNETV2P.NECK.NUM_OUTS", "2", "the neck makes p2, p3"),
+        (FASTER, "MODEL.HRNETV2P.NECK.POOLING", "mean", "'avg', 'max'"),
+        (FASTER, "MODEL.HRNETV2P.ACT_CHECKPOINT", "['stage9']", "stage1"),
+        (FASTER, "MODEL.PIXEL_MEAN", "[1.0]", "3 channels"),
+        (FASTER, "MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]", "above 0"),
+        (FASTER, "MODEL.DEVICE", "gpu", "'cpu', 'cuda'"),
+        (FASTER, "INPUT.RANDOM_FLIP", "both", "'horizontal'"),
+        (FASTER, "INPUT.MASK_FORMAT", "foo", "'bitmask'"),
+        (FASTER, "INPUT.MIN_SIZE_TRAIN", "()", "at least one"),
+        (FASTER, "OUTPUT_DIR", "", "a folder's path"),
+        (FCOS, "MODEL.FCOS.PRIOR_PROB", "1.0", "between 0 and 1"),
+        (FCOS, "MODEL.FCOS.SIZES_OF_INTEREST", "[64, 128]", "one less"),
+        (FCOS, "MODEL.FCOS.IN_FEATURES", "['p2', 'p3', 'p4', 'p5', 'p6']", "names p2"),
+        (FASTER, "MODEL.OPTIMIZE.DTYPE", "bf16", "did you mean 'bfloat16'"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(name, key, value, message):
+    cfg = model_zoo.load_config(name)
+    node = cfg
+    *path, last = key.split(".")
+    for part in path:
+        node = node[part]
+    if "nan" in value:
+        node[last] = float("nan")
+    else:
+        cfg = model_zoo.load_config(name, [key, value])
+    with pytest.raises(ConfigError) as error:
+        check_config(cfg)
+    assert message in str(error.value) and key.split(".")[-1] in str(error.value)
+
+
+def test_all_problems_are_reported_at_once_and_prediction_skips_the_solver():
+    options = ["SOLVER.MAX_ITER", "0", "MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"]
+    cfg = model_zoo.load_config(FASTER, options)
+    with pytest.raises(ConfigError, match=r"(?s)PIXEL_STD.*MAX_ITER"):
+        check_config(cfg)
+    with pytest.raises(ConfigError) as error:
+        check_config(cfg, train=False)
+    assert "MAX_ITER" not in str(error.value)
