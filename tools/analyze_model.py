@@ -21,13 +21,13 @@ import sys
 from collections import Counter
 
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis
 from tabulate import tabulate
 from torch import nn
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.benchmark import synthetic
+from hrnet_d2.modeling import build_model
 
 # Parameters (units of 2^20) and operations (units of 2^30) by config.
 PUBLISHED = {

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.inference.optimize import optimize
+from hrnet_d2.modeling import build_model
 
 from .measuring import peak_memory, speedup, summary, time_interleaved, timed_parts
 from .synthetic import calibrate_random_weights, synthetic_input

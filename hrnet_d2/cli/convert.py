@@ -8,13 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from detectron2.modeling import build_model
 from tabulate import tabulate
 from torch import nn
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError, convert
 from hrnet_d2.checkpoint_config import checkpoint_settings, to_yaml
+from hrnet_d2.modeling import build_model
 
 __all__ = ["main"]
 

@@ -38,7 +38,7 @@ class Remembered(Backbone):
         return self.inner.size_divisibility
 
     def forward(self, x):
-        key = (tuple(x.shape), float(x.double().sum()))
+        key = (tuple(x.shape), x.numpy().tobytes())
         if key not in self.known:
             self.known[key] = self.inner(x)
         return self.known[key]

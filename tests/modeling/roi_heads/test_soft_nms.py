@@ -75,7 +75,7 @@ def predictions(per_class, seed=0):
     classes = 3 if per_class else 1
     generator = torch.Generator().manual_seed(seed)
     boxes = [
-        torch.cat([boxes_of(n, seed + c, span=90) for c in range(classes)], dim=1) for n in (50, 20)
+        torch.cat([boxes_of(n, seed + c, span=25) for c in range(classes)], dim=1) for n in (50, 20)
     ]
     scores = [torch.rand(len(b), 4, generator=generator).softmax(dim=1) for b in boxes]
     boxes[0][3, 0], scores[1][2, 1] = torch.nan, torch.inf
@@ -87,7 +87,7 @@ def test_the_rule_with_hard_nms_is_detectron2s(per_class):
     arguments = (*predictions(per_class), 0.2, 0.5, 20)
     expected, _ = fast_rcnn_inference(*arguments)
     for a, b in zip(expected, SuppressionRule(hard_nms)(*arguments), strict=True):
-        assert a.image_size == b.image_size and len(a) > 5
+        assert a.image_size == b.image_size and len(a) > 3
         torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor)
         torch.testing.assert_close(a.scores, b.scores)
         assert torch.equal(a.pred_classes, b.pred_classes)
@@ -102,9 +102,9 @@ def test_soft_nms_by_key_keeps_what_hard_nms_removes():
     hard = rule()(*arguments)
     soft = rule("MODEL.ROI_HEADS.SOFT_NMS.ENABLED", "True")(*arguments)
     strict = rule(
-        "MODEL.ROI_HEADS.SOFT_NMS.ENABLED", "True", "MODEL.ROI_HEADS.SOFT_NMS.MIN_SCORE", "0.2"
+        "MODEL.ROI_HEADS.SOFT_NMS.ENABLED", "True", "MODEL.ROI_HEADS.SOFT_NMS.MIN_SCORE", "0.1"
     )(*arguments)
     assert len(hard[0]) < len(strict[0]) < len(soft[0])
-    assert strict[0].scores.min() >= 0.2
+    assert strict[0].scores.min() >= 0.1
     for instances in soft:
         assert (instances.scores.diff() <= 0).all()

@@ -12,6 +12,9 @@ from torchvision.ops import batched_nms
 
 __all__ = ["TOPK_RULES", "clip_to_images", "detect"]
 
+# Of more candidates for an image than these, the best are compared with each other first.
+FIRST_CANDIDATES = 5000
+
 
 def clip_to_images(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Boxes (N, K, 4), clipped to height and width of their image."""
@@ -61,7 +64,6 @@ def detect(
         For each image ``pred_boxes`` (XYXY in pixels of the network's input), ``scores`` and
         ``pred_classes``.
     """
-    num_images, num_classes = logits[0].shape[:2]
     rule = TOPK_RULES[topk_by]
     picked = [rule(x, c, topk) for x, c in zip(logits, ctrness, strict=True)]
     starts = [0]
@@ -84,24 +86,66 @@ def detect(
     boxes = finish_boxes(boxes, image_sizes)
     valid &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
-    image, slot = valid.nonzero(as_tuple=True)
-    boxes, scores, classes = boxes[image, slot], scores[image, slot], classes[image, slot]
-    # One call for all images: boxes of different groups never overlap. In double precision, since
-    # groups are separated by an offset that would cost single precision tenths of a pixel.
-    group = image * num_classes + classes
-    keep = batched_nms(boxes.double(), scores.double(), group, nms_thresh)
-    # Sorted by image; within each, the descending order of NMS is kept.
-    keep = keep[image[keep].argsort(stable=True)]
-    counts = image[keep].bincount(minlength=num_images).tolist()
     results = []
-    for kept, size in zip(keep.split(counts), image_sizes, strict=True):
-        kept = kept[:max_detections] if max_detections >= 0 else kept
+    kept_slots = _suppress(boxes, scores, classes, valid, nms_thresh, max_detections)
+    for i, (slots, size) in enumerate(zip(kept_slots, image_sizes, strict=True)):
+        slots = slots[:max_detections] if max_detections >= 0 else slots
         instances = Instances(tuple(size))
-        instances.pred_boxes = Boxes(boxes[kept])
-        instances.scores = scores[kept]
-        instances.pred_classes = classes[kept]
+        instances.pred_boxes = Boxes(boxes[i, slots])
+        instances.scores = scores[i, slots]
+        instances.pred_classes = classes[i, slots]
         results.append(instances)
     return results
+
+
+def _suppress(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    classes: torch.Tensor,
+    valid: torch.Tensor,
+    nms_thresh: float,
+    max_detections: int,
+) -> list[torch.Tensor]:
+    """Non-maximum suppression of the valid candidates of each class and image.
+
+    Of very many candidates only the best are compared first. If these give enough detections, the
+    others cannot change them, since a box is only suppressed by one of a higher score.
+
+    Args:
+        boxes, scores, classes, valid: (N, K, 4), (N, K), (N, K), (N, K).
+        nms_thresh, max_detections: as for :func:`detect`.
+
+    Returns:
+        For each image the slots in 0 ... K - 1 that stay, sorted by descending score; at least the
+        first ``max_detections``.
+    """
+    if scores.shape[1] > FIRST_CANDIDATES and max_detections >= 0:
+        best = scores.masked_fill(~valid, -torch.inf).topk(FIRST_CANDIDATES, sorted=False).indices
+        first = torch.zeros_like(valid).scatter_(1, best, True) & valid
+        kept = _nms(boxes, scores, classes, first, nms_thresh)
+        complete = (first.sum(dim=1) == valid.sum(dim=1)).tolist()
+        if all(c or len(k) >= max_detections for c, k in zip(complete, kept, strict=True)):
+            return kept
+    return _nms(boxes, scores, classes, valid, nms_thresh)
+
+
+def _nms(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    classes: torch.Tensor,
+    valid: torch.Tensor,
+    nms_thresh: float,
+) -> list[torch.Tensor]:
+    """As :func:`_suppress`, of all that is valid."""
+    image, slot = valid.nonzero(as_tuple=True)
+    # One call for all images: boxes of different groups never overlap. In double precision, since
+    # groups are separated by an offset that would cost single precision tenths of a pixel.
+    group = image * (classes.amax() + 1) + classes[image, slot]
+    keep = batched_nms(boxes[image, slot].double(), scores[image, slot].double(), group, nms_thresh)
+    # Sorted by image; within each, the descending order of NMS is kept.
+    keep = keep[image[keep].argsort(stable=True)]
+    counts = image[keep].bincount(minlength=len(boxes)).tolist()
+    return list(slot[keep].split(counts))
 
 
 def _top_pairs(

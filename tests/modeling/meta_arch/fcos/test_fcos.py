@@ -398,6 +398,7 @@ def test_stock_resnet_fpn_from_yaml_keys():
         ({"sizes_of_interest": (64, 128)}, "sizes_of_interest"),
         ({"sizes_of_interest": (64, 256, 128, 512)}, "sizes_of_interest"),
         ({"box_loss": "ciou"}, "ciou"),
+        ({"test_topk_by": "points"}, "TOPK_BY must be one of .*'points'"),
         ({"vis_period": 10}, "input_format"),
     ],
 )

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hrnet_d2.modeling.meta_arch.fcos import inference
 from hrnet_d2.modeling.meta_arch.fcos.inference import detect
 from hrnet_d2.modeling.meta_arch.fcos.targets import level_locations
 
@@ -45,14 +46,27 @@ def plain_detections(predictions, image, image_size, options):
     height, width = image_size
     candidates = []
     for logits, distances, ctrness, stride in zip(*predictions, STRIDES, strict=True):
-        pairs = []
-        for c in range(CLASSES):
-            for row in range(logits.shape[2]):
-                for column in range(logits.shape[3]):
-                    p = sigmoid(float(logits[image, c, row, column]))
-                    if p > options["score_thresh"]:
-                        pairs.append((p, c, row, column))
-        for p, c, row, column in sorted(pairs, reverse=True)[: options["topk"]]:
+        cells = [(i, j) for i in range(logits.shape[2]) for j in range(logits.shape[3])]
+        probability = {
+            (c, *cell): sigmoid(float(logits[image, c, cell[0], cell[1]]))
+            for c in range(CLASSES)
+            for cell in cells
+        }
+        if options.get("topk_by") == "locations":
+            best = {
+                cell: max(probability[(c, *cell)] for c in range(CLASSES))
+                * sigmoid(float(ctrness[image, 0, cell[0], cell[1]]))
+                for cell in cells
+            }
+            cells = sorted(cells, key=lambda cell: -best[cell])[: options["topk"]]
+        pairs = [
+            (p, *key)
+            for key, p in probability.items()
+            if p > options["score_thresh"] and key[1:] in cells
+        ]
+        if options.get("topk_by") != "locations":
+            pairs = sorted(pairs, reverse=True)[: options["topk"]]
+        for p, c, row, column in pairs:
             left, top, right, bottom = distances[image, :, row, column].tolist()
             x, y = (column + 0.5) * stride, (row + 0.5) * stride
             box = (
@@ -73,7 +87,17 @@ def plain_detections(predictions, image, image_size, options):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    "options", [{}, {"topk": 1000}, {"topk": 5}, {"score_thresh": 0.0}, {"max_detections": 3}]
+    "options",
+    [
+        {},
+        {"topk": 1000},
+        {"topk": 5},
+        {"score_thresh": 0.0},
+        {"max_detections": 3},
+        {"topk_by": "locations"},
+        {"topk_by": "locations", "topk": 5},
+        {"topk_by": "locations", "topk": 1000, "score_thresh": 0.0},
+    ],
 )
 def test_equals_plain_loop(seed, options):
     predictions = random_predictions(seed)
@@ -87,6 +111,22 @@ def test_equals_plain_loop(seed, options):
         boxes = torch.tensor([box for _, _, box in expected])
         assert torch.allclose(made.pred_boxes.tensor, boxes, atol=1e-4)
         assert len(expected) > 2
+
+
+@pytest.mark.parametrize("first", [1, 4, 12, 40])
+def test_the_best_candidates_first_gives_the_same(first, monkeypatch):
+    for seed in range(5):
+        predictions = random_predictions(seed)
+        for limit in (1, 3, 20):
+            options = {"topk_by": "locations", "max_detections": limit, "score_thresh": 0.1}
+            expected = run(predictions, **options)
+            with monkeypatch.context() as patch:
+                patch.setattr(inference, "FIRST_CANDIDATES", first)
+                made = run(predictions, **options)
+            for a, b in zip(expected, made, strict=True):
+                assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+                assert torch.equal(a.scores, b.scores)
+                assert torch.equal(a.pred_classes, b.pred_classes)
 
 
 def test_batch_equals_single_images():
@@ -156,6 +196,16 @@ def test_nonfinite_predictions_are_dropped_and_leave_the_others(kind, value):
         made = made[made.scores > 1e-12]
         assert torch.equal(made.pred_boxes.tensor, expected.pred_boxes.tensor)
         assert torch.equal(made.pred_classes, expected.pred_classes)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nonfinite_predictions_do_not_rank_as_locations(value):
+    predictions = random_predictions(3)
+    logits, _, ctrness = predictions
+    logits[0][:, 1, :3] = value
+    ctrness[0][:, 0, 3:] = math.nan
+    for instances in run(predictions, topk_by="locations", topk=5):
+        assert instances.scores.isfinite().all() and len(instances) > 0
 
 
 def test_many_nonfinite_predictions_do_not_displace_others():
