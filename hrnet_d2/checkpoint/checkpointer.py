@@ -15,11 +15,13 @@ from torch import nn
 
 from hrnet_d2.file_io import atomic_write
 
+from . import legacy
 from .describing import describe
 from .download import fetch
 from .errors import CheckpointError
 from .loading import Checkpoint, load_file
 from .matching import MatchResult, layers, match_to_model
+from .recognition import Layout
 from .saved_files import LAST, find_last, remove_leftovers
 from .similar_names import match_similar_names
 from .values import non_finite
@@ -230,6 +232,8 @@ class Checkpointer(DetectionCheckpointer):
             f"{len(self._match.state)} tensors loaded from {kind} with the names of "
             f"{source.layout.value}"
         )
+        if source.layout is Layout.MMDET_V1 and getattr(self.model, "arithmetic", "") != "mmdet1":
+            self.logger.warning(f"{source.path}: {legacy.WARNING}")
         if initial:
             # Training usually starts from a backbone; predicting with one gives nothing.
             usual = source.backbone_only and self.model.training

@@ -13,8 +13,9 @@ __all__ = ["WARNING", "upgrade"]
 
 WARNING = (
     "these weights were trained with MMDetection 1.x conventions (box sides one pixel longer, "
-    "rounded anchors, a different RoIAlign). They need MODEL.ARITHMETIC mmdet1, which Predictor "
-    "and --eval-only set; expect up to 1 AP less than published without it"
+    "rounded anchors, a different RoIAlign), and this model computes in those of 2.x: expect up to "
+    "1 AP less than published. MODEL.ARITHMETIC mmdet1 reproduces them; Predictor and --eval-only "
+    "set it"
 )
 _HEAD = re.compile(r"(bbox_head|mask_head|semantic_head)\.")
 _BOX_LAYER = re.compile(r"(roi_head\.bbox_head\.(?:\d+\.)?)(fc_cls|fc_reg)\.(weight|bias)")

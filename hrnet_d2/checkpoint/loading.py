@@ -1,6 +1,5 @@
 """Read a checkpoint file of any kind: tensors under our names, each one accounted for."""
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from .renaming import rename, unused_reason
 from .settings import Settings, is_1x_meta, read_settings
 
 __all__ = ["Checkpoint", "account", "load_file"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -113,7 +110,6 @@ def account(contents: Contents, path: str) -> Checkpoint:
     if layout is Layout.MMDET_V1 and is_1x_meta(contents.meta, tensors) is False:
         layout = Layout.MMDET  # early 2.x, which still called itself 1.1
     if layout is Layout.MMDET_V1:
-        logger.warning(f"{path}: {legacy.WARNING}")
         tensors = legacy.upgrade(tensors)
     checkpoint = Checkpoint(
         path,

@@ -42,6 +42,8 @@ class MMDet1FCOS(FCOS):
     """
 
     arithmetic = "mmdet1"
+
+    arithmetic = "mmdet1"
     finish_boxes = staticmethod(finish_boxes)
 
     @configurable

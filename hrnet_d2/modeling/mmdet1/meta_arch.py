@@ -81,6 +81,8 @@ def refuse_training(model: nn.Module) -> None:
 class MMDet1RCNN(GeneralizedRCNN):
     """Faster, Mask, Cascade and Cascade Mask R-CNN of MMDetection 1.x, for inference."""
 
+    arithmetic = "mmdet1"
+
     @configurable
     def __init__(self, *, original_images: OriginalImages, **kwargs: Any):
         """
