@@ -183,7 +183,8 @@ def tuned(tmp_path_factory):
     start = build_model(cfg)
     stated = cfg.clone()
     stated.MODEL.PIXEL_STD = [40.0, 50.0, 60.0]
-    Checkpointer(start, str(folder), cfg=stated).save("start")
+    begin = tmp_path_factory.mktemp("begin")
+    Checkpointer(start, str(begin), cfg=stated).save("start")
     shapes = DatasetCatalog.get("shapes_train")[:4]
     records = [
         {**r, "annotations": [a for a in r["annotations"] if a["category_id"] < 3]} for r in shapes
@@ -191,7 +192,7 @@ def tuned(tmp_path_factory):
     DatasetCatalog.register("three_shapes", lambda: records)
     MetadataCatalog.get("three_shapes").set(thing_classes=NAMES)
     cfg.DATASETS.TRAIN = ("three_shapes",)
-    cfg.MODEL.WEIGHTS = str(folder / "start.pth")
+    cfg.MODEL.WEIGHTS = str(begin / "start.pth")
     cfg.freeze()
     trainer = Trainer(cfg)
     trainer.resume_or_load()

@@ -41,7 +41,8 @@ def check_weights(model: nn.Module, when: str) -> None:
     """Check that no weight is NaN, infinite or absurdly large.
 
     Args:
-        model: whose parameters and floating-point buffers are checked.
+        model: whose state, parameters and floating-point buffers, is checked. (Constants that are
+            not saved may be infinite, as the last bound of FCOS's levels is.)
         when: for the message, such as "at iteration 5".
 
     Raises:
@@ -49,7 +50,7 @@ def check_weights(model: nn.Module, when: str) -> None:
     """
     named = [
         (name, tensor.detach())
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in model.state_dict().items()
         if tensor.is_floating_point() and tensor.numel()
     ]
     # One copy to the host for all tensors.

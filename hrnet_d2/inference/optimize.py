@@ -10,7 +10,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, SupportsIndex, cast
+from typing import Any, SupportsIndex, TypeVar, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -27,12 +27,12 @@ from .fused_conv import version_of
 from .fused_hrnet import FusedHRNet
 from .rewrite import rewrite_for_inference
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["is_optimized", "optimize", "optimize_by_config"]
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+_Optimized = TypeVar("_Optimized", bound="_InferenceOnly")
 
 
 class _InferenceOnly(nn.Module):
@@ -44,7 +44,7 @@ class _InferenceOnly(nn.Module):
     _shared: list[torch.Tensor]
     _versions: list[int]
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self: _Optimized, mode: bool = True) -> _Optimized:
         if mode:
             raise RuntimeError(
                 "this model is optimized for inference and cannot train: its normalization layers "
@@ -60,7 +60,7 @@ class _InferenceOnly(nn.Module):
                 "so this copy would run a mixture of old and new ones: call hrnet_d2.optimize again"
             )
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+    def _apply(self: _Optimized, *args: Any, **kwargs: Any) -> _Optimized:
         self._check_unchanged()
         super()._apply(*args, **kwargs)
         self._versions = [version_of(tensor) for tensor in self._shared]

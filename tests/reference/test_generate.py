@@ -26,7 +26,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_its_cases_are_those_of_the_folder():
-    assert set(generate.CASES) == {path.stem for path in FOLDER.glob("*.npz")}
+    names = {path.stem for path in FOLDER.glob("*.npz")}
+    # Cases of files that bring their own settings are made from other code.
+    own_settings = {name for name in names if "meta_config" in load_case(name).spec}
+    assert set(generate.CASES) == names - own_settings
     for name, case in generate.CASES.items():
         spec = load_case(name).spec
         made = json.loads(json.dumps(asdict(case)))
