@@ -16,12 +16,12 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data.catalog import MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-from . import model_zoo
 from .checkpoint import CheckpointError, load_file
 from .checkpoint.download import fetch
 from .checkpoint.settings import Settings
 from .config import add_hrnet_config
 from .config_file import merge_file
+from .published import get_config_file, list_models, published_file
 
 __all__ = ["apply_checkpoint_settings", "checkpoint_settings", "config_from_checkpoint", "to_yaml"]
 
@@ -60,7 +60,22 @@ logger = logging.getLogger(__name__)
 
 
 def config_from_checkpoint(path: str, keep: bool = False) -> CfgNode:
-    """See :func:`hrnet_d2.model_zoo.config_from_checkpoint`, the public name."""
+    """The full config of a detector's checkpoint, from the file alone.
+
+    Args:
+        path: a file or URL, as for ``MODEL.WEIGHTS``: of MMDetection 1.x, 2.x or 3.x, or of this
+            package.
+        keep: the file is going to be loaded; see :func:`hrnet_d2.checkpoint.load_file`.
+
+    Returns:
+        The config, with ``MODEL.WEIGHTS`` set to ``path``.  What the file does not say is as in
+        the family's config; what was assumed so is logged.
+
+    Raises:
+        UnsafeCheckpointError: if the file refers to code.
+        CheckpointError: if it cannot be downloaded or read, if it holds no detector, or if the
+            file states a setting that this package does not support; the message names it.
+    """
     settings = checkpoint_settings(path, keep)
     cfg = _config(settings)
     cfg.MODEL.WEIGHTS = path
@@ -94,7 +109,7 @@ def checkpoint_settings(path: str, keep: bool = False) -> Settings:
 
 def _read_zoo(settings: Settings, address: str) -> None:
     """What ``model_zoo.json`` says of a published file; else the defaults, noted as assumed."""
-    published = model_zoo.published_file(address)
+    published = published_file(address)
     if published is not None:
         for key, value in published["keys"].items():
             if key not in _INPUT or not settings.stated_input:
@@ -136,10 +151,10 @@ def _config(settings: Settings) -> CfgNode:
 
 def _base_file(settings: Settings) -> str:
     """The leaf of a published file, which has its recipe; else the family's base."""
-    published = model_zoo.published_file(settings.path.partition("?")[0])
+    published = published_file(settings.path.partition("?")[0])
     if published is not None:
-        return model_zoo.get_config_file(published["config"])
-    leaf = Path(model_zoo.get_config_file(model_zoo.list_models(f"{settings.family}/*")[0]))
+        return get_config_file(published["config"])
+    leaf = Path(get_config_file(list_models(f"{settings.family}/*")[0]))
     return str(leaf.parents[1] / _BASES[settings.family or ""])
 
 
