@@ -7,6 +7,7 @@ published files, and from the tensors' shapes; :mod:`hrnet_d2.checkpoint.setting
 
 import logging
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,17 @@ def checkpoint_settings(path: str, keep: bool = False) -> Settings:
         UnsafeCheckpointError: if the file refers to code.
         CheckpointError: if it cannot be downloaded or read.
     """
-    address = path.partition("?")[0]
+    address = _address(path)
     settings = load_file(fetch(address, verify=False), keep).settings
     settings.path = path
     if settings.config is None and settings.family is not None:
         _read_zoo(settings, address)
     return settings
+
+
+def _address(path: str) -> str:
+    """A path or URL without its query; a "?" in the name of a file is none."""
+    return path if os.path.isfile(path) else path.partition("?")[0]
 
 
 def _read_zoo(settings: Settings, address: str) -> None:
@@ -151,7 +157,7 @@ def _config(settings: Settings) -> CfgNode:
 
 def _base_file(settings: Settings) -> str:
     """The leaf of a published file, which has its recipe; else the family's base."""
-    published = published_file(settings.path.partition("?")[0])
+    published = published_file(_address(settings.path))
     if published is not None:
         return get_config_file(published["config"])
     leaf = Path(get_config_file(list_models(f"{settings.family}/*")[0]))
@@ -265,10 +271,10 @@ def _get(cfg: CfgNode, key: str) -> Any:
     return node
 
 
-def apply_checkpoint_settings(cfg: CfgNode, training: bool = False) -> CfgNode:
+def apply_checkpoint_settings(cfg: CfgNode, training: bool = False, weights: str = "") -> CfgNode:
     """The config with the input of the detector that it loads.
 
-    If ``MODEL.WEIGHTS`` is a whole detector that states its input, the file's pixel mean,
+    If the file is a whole detector that states its input, the file's pixel mean,
     deviation and channel order hold, its rule ``MODEL.FCOS.TOPK_BY``, and at test its
     ``MODEL.ARITHMETIC``; one line is logged if that changes anything. Every other setting of
     inference in which file and config differ is listed in one warning, and the config's holds.
@@ -277,6 +283,7 @@ def apply_checkpoint_settings(cfg: CfgNode, training: bool = False) -> CfgNode:
     Args:
         cfg: a full config; it stays as it is.
         training: whether the weights are fine-tuned, which is done in the arithmetic of 2.x.
+        weights: the file that is loaded, if it is not ``MODEL.WEIGHTS``: a run's own checkpoint.
 
     Returns:
         ``cfg`` itself if nothing changes, else a changed copy, frozen if ``cfg`` is.
@@ -285,7 +292,7 @@ def apply_checkpoint_settings(cfg: CfgNode, training: bool = False) -> CfgNode:
         UnsafeCheckpointError: if the file refers to code.
         CheckpointError: if it cannot be downloaded or read.
     """
-    path = cfg.MODEL.WEIGHTS
+    path = weights or cfg.MODEL.WEIGHTS
     if not path or not cfg.INPUT.FROM_CHECKPOINT:
         return cfg
     settings = checkpoint_settings(path, keep=True)

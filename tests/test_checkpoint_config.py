@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 
 import hrnet_d2
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint import Checkpointer, convert, load_file
+from hrnet_d2.checkpoint import Checkpointer, CheckpointError, convert, load_file
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings, checkpoint_settings, to_yaml
 from hrnet_d2.engine import Trainer, argument_parser, evaluate, setup
 from tests.checkpoint import mmdet_files, mmdet_texts, samples
@@ -205,6 +205,44 @@ def tuned(tmp_path_factory):
 def test_fine_tuning_takes_the_files_input(tuned):
     cfg, _ = tuned
     assert cfg.MODEL.PIXEL_STD == [40.0, 50.0, 60.0]
+
+
+@pytest.fixture
+def run_from_1x(tmp_path):
+    """The folder of a run in 2.x arithmetic, whose config starts from a 1.x file."""
+    cfg = tiny_config(tmp_path / "run", "DATASETS.TEST", "('shapes_val',)", "MODEL.DEVICE", "cpu")
+    model = build_model(cfg)
+    first, own = cfg.clone(), cfg.clone()
+    first.MODEL.ARITHMETIC = "mmdet1"
+    own.MODEL.PIXEL_STD = [40.0, 50.0, 60.0]
+    Checkpointer(model, str(tmp_path), cfg=first).save("first")
+    (tmp_path / "run").mkdir()
+    last = Checkpointer(model, cfg.OUTPUT_DIR, cfg=own)
+    last.save("model_final")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "first.pth")
+    return cfg
+
+
+def test_evaluating_the_last_checkpoint_takes_its_own_settings(run_from_1x, monkeypatch):
+    cfg = run_from_1x
+    monkeypatch.setattr(Trainer, "test", lambda cfg, model: {"cfg": cfg})
+    assert evaluate(cfg)["cfg"].MODEL.ARITHMETIC == "mmdet1"
+    args = argument_parser().parse_args(["--eval-only", "--resume"])
+    for of_last in (evaluate(cfg, resume=True)["cfg"], setup(args, cfg)):
+        assert of_last.MODEL.ARITHMETIC == "mmdet2"
+        assert of_last.MODEL.PIXEL_STD == [40.0, 50.0, 60.0]
+
+
+def test_a_resumed_run_does_not_need_the_file_it_began_with(run_from_1x, tmp_path):
+    (tmp_path / "first.pth").unlink()
+    args = argument_parser().parse_args(["--resume"])
+    cfg = setup(args, run_from_1x)
+    assert cfg.MODEL.PIXEL_STD == [40.0, 50.0, 60.0]
+    assert Trainer(cfg).cfg.MODEL.PIXEL_STD == [40.0, 50.0, 60.0]
+    args.resume = False
+    run_from_1x.OUTPUT_DIR = str(tmp_path / "new")
+    with pytest.raises(CheckpointError, match="first"):
+        setup(args, run_from_1x)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

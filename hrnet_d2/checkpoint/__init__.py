@@ -4,6 +4,7 @@ from .checkpointer import Checkpointer
 from .converting import Conversion, convert
 from .errors import CheckpointError, UnsafeCheckpointError
 from .loading import Checkpoint, load_file
+from .saved_files import find_last
 from .values import non_finite
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Conversion",
     "UnsafeCheckpointError",
     "convert",
+    "find_last",
     "load_file",
     "non_finite",
 ]

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.checkpoint import find_last
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.data import check_datasets, configure_custom_data
@@ -110,7 +111,9 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
         if args.train_data:
             _shorten_checkpoint_period(cfg)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
-    cfg = apply_checkpoint_settings(cfg, training=not args.eval_only)
+    # A run's own checkpoint may be of another arithmetic than the file that the run began with.
+    last = find_last(cfg.OUTPUT_DIR) if args.resume else ""
+    cfg = apply_checkpoint_settings(cfg, training=not args.eval_only, weights=last)
     cfg.freeze()
     check_config(cfg, train=not args.eval_only)
     check_datasets(cfg, training=not args.eval_only)

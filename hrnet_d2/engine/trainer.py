@@ -22,7 +22,12 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hrnet_d2.checkpoint import Checkpointer, CheckpointError
+from hrnet_d2.checkpoint import (
+    Checkpointer,
+    CheckpointError,
+    UnsafeCheckpointError,
+    find_last,
+)
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
@@ -67,7 +72,7 @@ class Trainer(DefaultTrainer):
         check_config(cfg)
         check_datasets(cfg, training=True)
         check_num_classes(cfg)
-        cfg = apply_checkpoint_settings(cfg, training=True)
+        cfg = _starting_settings(cfg)
         cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         _warn_of_recipe(cfg)
@@ -277,13 +282,28 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     check_config(cfg, train=False)
     check_datasets(cfg, training=False)
     check_num_classes(cfg, cfg.DATASETS.TEST)
-    cfg = apply_checkpoint_settings(cfg)
+    last = find_last(cfg.OUTPUT_DIR) if resume else ""
+    cfg = apply_checkpoint_settings(cfg, weights=last)
     model = Trainer.build_model(cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the checkpoint to evaluate")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return Trainer.test(cfg, optimize_by_config(model, cfg))
+
+
+def _starting_settings(cfg: CfgNode) -> CfgNode:
+    """The config with the input of the file to fine-tune.
+
+    A run that resumes does not need that file any more; one that starts fails when it loads it.
+    """
+    try:
+        return apply_checkpoint_settings(cfg, training=True)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError as error:
+        logger.warning("The settings of MODEL.WEIGHTS are not known: %s", error)
+        return cfg
 
 
 class _LossesReadAtOnce(SimpleTrainer):

@@ -1,6 +1,7 @@
 """The settings that MMDetection's checkpoints bring, by the config that comes of a file."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -231,6 +232,58 @@ def test_soft_nms(tmp_path):
     cfg = model_zoo.config_from_checkpoint(write(tmp_path, "cascade_mask_rcnn", values))
     soft = cfg.MODEL.ROI_HEADS.SOFT_NMS
     assert (soft.ENABLED, soft.MIN_SCORE) == (True, 0.01)
+
+
+@pytest.mark.parametrize("scope", ["mmdet.", "mmdet.models.detectors."])
+@pytest.mark.parametrize("family", mmdet_texts.FAMILIES)
+def test_types_with_a_scope(tmp_path, family, scope):
+    plain_text = mmdet_texts.text(mmdet_texts.build(family), "3.x")
+    scoped = re.sub(r"\btype='(\w+)'", rf"type='{scope}\1'", plain_text)
+    assert scoped.count(scope) > 10
+    configs = [
+        model_zoo.config_from_checkpoint(
+            mmdet_files.save(tmp_path / "a.pth", family, {"cfg": text, "mmengine_version": "0.10"})
+        )
+        for text in (plain_text, scoped)
+    ]
+    assert configs[0] == configs[1]
+
+
+def test_a_dataset_without_pipeline(tmp_path):
+    """As in 1.x until the summer of 2019, and in Pedestron."""
+    values = mmdet_texts.build("faster_rcnn")
+    del values["img_norm_cfg"]
+    norm = {"mean": [1, 2, 3], "std": [4, 5, 6], "to_rgb": False}
+    values["data"]["test"] = {"type": "A", "img_scale": (2048, 1024), "img_norm_cfg": norm}
+    cfg = model_zoo.config_from_checkpoint(write(tmp_path, "faster_rcnn", values))
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (1024, 2048)
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert cfg.INPUT.FORMAT == "BGR"
+    values["data"]["test"]["resize_keep_ratio"] = False
+    with pytest.raises(CheckpointError, match="keep_ratio"):
+        model_zoo.config_from_checkpoint(write(tmp_path, "faster_rcnn", values))
+
+
+def test_3x_does_not_keep_the_ratio_by_default(tmp_path):
+    values = mmdet_texts.build("faster_rcnn")
+    del values["data"]["test"]["pipeline"][1]["transforms"][0]["keep_ratio"]
+    model_zoo.config_from_checkpoint(write(tmp_path, "faster_rcnn", values, "2.x"))
+    with pytest.raises(CheckpointError, match="keep_ratio"):
+        model_zoo.config_from_checkpoint(write(tmp_path, "faster_rcnn", values, "3.x"))
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_normalization_that_cannot_be_read_is_not_guessed(tmp_path, name):
+    text = mmdet_texts.text(mmdet_texts.build("faster_rcnn"), "2.x")
+    text = re.sub(rf"\b{name}=\[[^\]]*\]", f"{name}=array([1, 2, 3])", text)
+    path = mmdet_files.save(tmp_path / "a.pth", "faster_rcnn", {"config": text})
+    with pytest.raises(CheckpointError, match=rf"{name} = array\(\[1, 2, 3\]\)"):
+        model_zoo.config_from_checkpoint(path)
+
+
+def test_a_question_mark_in_the_name_of_a_file(tmp_path):
+    path = mmdet_files.save(tmp_path / "best?epoch.pth", "faster_rcnn", {})
+    assert model_zoo.config_from_checkpoint(path).MODEL.WEIGHTS == path
 
 
 def test_images_as_they_are(tmp_path):

@@ -70,6 +70,9 @@ class Node:
                 if isinstance(value, Unread):
                     self.settings.unread.append(f"{self.place}.{name}: {value.text}")
                     continue
+                if name == "type" and isinstance(value, str):
+                    # "mmdet.FCOS" of 3.x's scopes; its lazy configs write the whole module.
+                    return value.rpartition(".")[2]
                 return value
         return default
 
@@ -126,5 +129,5 @@ class Node:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = value.text if isinstance(value, Unread) else repr(value)
     return text if len(text) <= 80 else text[:76] + " ..."

@@ -16,7 +16,9 @@ def read_fcos(model: Node, settings: Settings) -> None:
     if head:
         head.refuse_unless("type", ("FCOSHead",), "this package has FCOSHead")
         head.refuse_unless("strides", (_STRIDES,), f"{list(_STRIDES)} is expected")
-        head.refuse_unless("bbox_coder", (None, {"type": "DistancePointBBoxCoder"}), "unknown")
+        coder = head.child("bbox_coder")
+        coder.refuse_unless("type", ("DistancePointBBoxCoder",), "distances are expected")
+        coder.refuse_unless("clip_border", (True,), "boxes are clipped here")
         channels = keys.get("MODEL.HRNETV2P.NECK.OUT_CHANNELS", 256)
         head.refuse_unless("feat_channels", (channels,), "the neck's channels are expected")
         head.child("loss_cls").refuse_unless("use_sigmoid", (True,), "a sigmoid is expected")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..mmdet_config import Unread
 from .account import Node, Settings
 
 __all__ = ["class_names_of_config", "read_input", "read_recipe"]
@@ -37,9 +38,14 @@ def read_input(values: dict[str, Any], settings: Settings) -> None:
     """Set channel order, normalization and test size from the test pipeline.
 
     The pipeline of the test loader counts, then that of validation, then ``test_pipeline``; in
-    3.x the ``data_preprocessor`` normalizes.
+    3.x the ``data_preprocessor`` normalizes. Until 2019 there was no pipeline: the dataset itself
+    had the size and the normalization.
     """
     pipeline = _test_pipeline(values, settings)
+    plain = Node({}, "data.test", settings)
+    if not pipeline:
+        datasets = _datasets(values, settings, ("test", "val"))
+        plain = next((dataset for dataset in datasets if "img_scale" in dataset), plain)
     model = Node(values.get("model"), "model", settings)
     top = Node(values.get("data_preprocessor"), "data_preprocessor", settings)
     preprocessor = model.child("data_preprocessor") or top
@@ -49,13 +55,15 @@ def read_input(values: dict[str, Any], settings: Settings) -> None:
     else:
         if normalize is None and not pipeline:
             named = Node(values.get("img_norm_cfg"), "img_norm_cfg", settings)
-            normalize = named if named else None
+            normalize = plain.child("img_norm_cfg") or named or None
         if normalize is not None:
             _set_input(normalize, settings, normalize("to_rgb", default=True))
         elif pipeline:  # MMDetection would not normalize
             settings.assumed.append("no normalization: the test pipeline has none")
             _set_input(Node({}, "test_pipeline", settings), settings, False)
     _read_steps(pipeline, settings)
+    if plain:
+        _read_size(plain, settings)
 
 
 def _test_pipeline(values: dict[str, Any], settings: Settings) -> list[Node]:
@@ -79,7 +87,7 @@ def _read_preprocessor(preprocessor: Node, settings: Settings) -> None:
 def _set_input(node: Node, settings: Settings, to_rgb: Any) -> None:
     mean, std = node("mean", default=[0.0] * 3), node("std", default=[1.0] * 3)
     for name, value in (("mean", mean), ("std", std)):
-        if not _three(value):
+        if not _three(value) or isinstance(node.values.get(name), Unread):
             node.refuse(name, "three numbers are expected")
             return
     settings.keys["MODEL.PIXEL_MEAN"] = [float(v) for v in mean]
@@ -131,8 +139,10 @@ def _read_size(step: Node, settings: Settings) -> None:
             keys["INPUT.MIN_SIZE_TEST"] = 0  # as they are
         else:
             step.refuse("scale_factor", "a size, or a factor of 1, is expected")
-    if step("keep_ratio", default=True) is False:
-        step.refuse("keep_ratio", "images keep their ratio here")
+    # 3.x calls the size "scale", and does not keep the ratio by default.
+    keep = step("keep_ratio", "resize_keep_ratio", default="scale" not in step)
+    if not keep and step("scale_factor") is None:
+        step.refuse("keep_ratio", "images keep their ratio here (3.x does not by default)")
 
 
 def class_names_of_config(values: dict[str, Any], settings: Settings) -> Any:
