@@ -13,6 +13,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .config_file import ConfigError
+from .config_parts import is_two_stage as _is_two_stage
+from .config_parts import part_problems
 
 __all__ = ["RULES", "Rule", "check_config"]
 
@@ -110,7 +112,7 @@ def _all(words: str, holds: Callable[[Any], bool], *, empty: bool = False) -> Ru
     )
 
 
-def _is_whole(value: Any, low: int = 1) -> bool:
+def _is_whole(value: Any, low: float = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
@@ -124,10 +126,6 @@ def _when(rule: Rule, needed: Callable[[CfgNode], bool]) -> Rule:
 
 def _is_hrnet(cfg: CfgNode) -> bool:
     return "hrnetv2" in str(cfg.MODEL.BACKBONE.NAME)
-
-
-def _is_two_stage(cfg: CfgNode) -> bool:
-    return cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "HybridTaskCascade")
 
 
 def _is_fcos(cfg: CfgNode) -> bool:
@@ -221,7 +219,14 @@ RULES: dict[str, Rule] = {
     "INPUT.MIN_BOX_SIZE": _number(0),
     "TEST.EVAL_PERIOD": _whole(0),
     "TEST.DETECTIONS_PER_IMAGE": _whole(1),
-    "DATALOADER.NUM_WORKERS": _whole(0),
+    "DATALOADER.NUM_WORKERS": Rule(
+        "a whole number from 0 to 1024 (processes that load data)",
+        lambda v: _is_whole(v, 0) and v <= 1024,
+    ),
+    "SEED": Rule(
+        "a whole number below 2**32 (negative: a random seed)",
+        lambda v: _is_whole(v, -math.inf) and v < 2**32,
+    ),
     "DATALOADER.SAMPLER_TRAIN": _one_of(
         "TrainingSampler",
         "RepeatFactorTrainingSampler",
@@ -340,6 +345,7 @@ BETWEEN_KEYS: tuple[Callable[[CfgNode, bool], Iterable[str]], ...] = (
     _check_levels,
     _check_fcos,
     _check_sizes,
+    part_problems,
 )
 
 

@@ -7,6 +7,7 @@ from hrnet_d2.config_check import RULES, check_config
 from hrnet_d2.config_file import ConfigError
 
 FASTER = "faster_rcnn_hrnetv2p_w18_1x_coco"
+CASCADE = "cascade_rcnn_hrnetv2p_w18_20e_coco"
 FCOS = "fcos_hrnetv2p_w18_gn-head_4x4_1x_coco"
 
 
@@ -56,6 +57,28 @@ def test_every_rule_is_of_a_key_that_exists():
         (FCOS, "MODEL.FCOS.PRIOR_PROB", "1.0", "between 0 and 1"),
         (FCOS, "MODEL.FCOS.SIZES_OF_INTEREST", "[64, 128]", "one less"),
         (FCOS, "MODEL.FCOS.IN_FEATURES", "['p2', 'p3', 'p4', 'p5', 'p6']", "names p2"),
+        (FASTER, "MODEL.META_ARCHITECTURE", "FCOSS", "did you mean 'FCOS'"),
+        (FASTER, "MODEL.BACKBONE.NAME", "build_hrnetv2p_backbon", "'build_hrnetv2p_backbone'"),
+        (FASTER, "MODEL.ROI_HEADS.NAME", "Foo", "registered: "),
+        (FASTER, "MODEL.ROI_BOX_HEAD.NAME", "", "FastRCNNConvFCHead"),
+        (FASTER, "MODEL.PROPOSAL_GENERATOR.NAME", "Rpn", "registered: "),
+        (FASTER, "MODEL.ANCHOR_GENERATOR.NAME", "foo", "DefaultAnchorGenerator"),
+        (FASTER, "MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16]]", "each of the 5 levels"),
+        (FASTER, "MODEL.ANCHOR_GENERATOR.SIZES", "[[-8]]", "above 0"),
+        (FASTER, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.0]]", "above 0"),
+        (FASTER, "MODEL.RPN.IOU_THRESHOLDS", "[0.7, 0.3]", "increasing"),
+        (FASTER, "MODEL.ROI_HEADS.IOU_LABELS", "[0]", "each of the 2 ranges"),
+        (FASTER, "MODEL.ROI_HEADS.IN_FEATURES", "[]", "name the levels"),
+        (FASTER, "MODEL.RPN.BBOX_REG_WEIGHTS", "(0.0, 1.0, 1.0, 1.0)", "above 0"),
+        (FASTER, "MODEL.RPN.BBOX_REG_LOSS_TYPE", "l2", "'smooth_l1'"),
+        (FASTER, "MODEL.RPN.SMOOTH_L1_BETA", "-1.0", "at least 0"),
+        (FASTER, "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "foo", "'ROIAlignV2'"),
+        (FASTER, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "0", "at least 1"),
+        (FASTER, "MODEL.ROI_BOX_HEAD.FC_DIM", "0", "at least 1"),
+        (CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.5,)", "each stage"),
+        (FASTER, "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 1]]", "[task, metric"),
+        (FASTER, "DATALOADER.NUM_WORKERS", "100000", "from 0 to 1024"),
+        (FASTER, "SEED", "4294967296", "below 2**32"),
         (FASTER, "MODEL.OPTIMIZE.DTYPE", "bf16", "did you mean 'bfloat16'"),
     ],
 )
@@ -82,3 +105,25 @@ def test_all_problems_are_reported_at_once_and_prediction_skips_the_solver():
     with pytest.raises(ConfigError) as error:
         check_config(cfg, train=False)
     assert "MAX_ITER" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "foo"], "CROP.TYPE.*'relative_range'"),
+        (["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[0.0, 0.5]"], "CROP.SIZE.*fractions"),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", "5.0"],
+            "BASE_LR_END is 5.0.*from 0 to SOLVER.BASE_LR",
+        ),
+    ],
+)
+def test_values_that_depend_on_another_key(options, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(model_zoo.load_config(FASTER, options))
+
+
+def test_what_a_model_does_not_read_is_not_checked():
+    options = ["MODEL.ROI_HEADS.NAME", "Foo", "MODEL.ANCHOR_GENERATOR.SIZES", "[[-8]]"]
+    check_config(model_zoo.load_config(FCOS, options))
+    check_config(model_zoo.load_config(FASTER, ["INPUT.CROP.SIZE", "[0.0, 0.0]", "SEED", "-5"]))

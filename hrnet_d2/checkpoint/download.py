@@ -1,5 +1,7 @@
 """Download checkpoints and check them against the digest in their name."""
 
+import os
+
 from detectron2.utils.file_io import PathManager
 
 from .digest import check_digest
@@ -45,8 +47,17 @@ def fetch(address: str, verify: bool = True) -> str:
             if verify:
                 check_digest(local, address)
             return local
-        errors.append(f"{place}: there is no such file")
+        errors.append(f"{place}: {_no_file(local)}")
     by_hand = ""
     if "://" in address:
         by_hand = ". Without a network, download it by hand and set MODEL.WEIGHTS to the file"
     raise CheckpointError(f"No checkpoint at {'; '.join(errors)}{by_hand}")
+
+
+def _no_file(path: str) -> str:
+    """Why a path is not a file that can be read."""
+    if os.path.isdir(path):
+        return "it is a folder; give the checkpoint in it"
+    if os.path.exists(path):
+        return "it is not a regular file"
+    return "there is no such file"

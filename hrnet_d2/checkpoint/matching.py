@@ -9,7 +9,7 @@ from torch import nn
 from .errors import CheckpointError
 from .loading import Checkpoint
 from .mismatch import Blocking, explain, explain_values
-from .values import non_finite, suitable
+from .values import negative_variances, non_finite, suitable
 
 __all__ = [
     "MatchResult",
@@ -106,7 +106,7 @@ def check_values(
 
     Raises:
         CheckpointError: if a tensor is not dense, is of another kind of number, or has values that
-            are not finite in the model's dtype.
+            are not finite in the model's dtype, or a variance is negative.
     """
     unsuitable = {}
     for name, value in result.state.items():
@@ -118,6 +118,13 @@ def check_values(
     broken = [] if unsuitable else non_finite(result.state)
     if unsuitable or broken:
         raise CheckpointError(explain_values(checkpoint.path, unsuitable, broken, target))
+    if negative := negative_variances(result.state):
+        raise CheckpointError(
+            f"{checkpoint.path} cannot be used; nothing was loaded. {len(negative)} variances of "
+            f"batch normalization have negative values ({', '.join(negative[:4])}"
+            f"{', ...' * (len(negative) > 4)}), so its outputs would be NaN: the file is damaged "
+            "or was edited wrongly"
+        )
 
 
 def find_backbone(names: Iterable[str]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["non_finite", "suitable"]
+__all__ = ["negative_variances", "non_finite", "suitable"]
 
 
 def suitable(value: Any, target: torch.Tensor) -> tuple[torch.Tensor | None, str]:
@@ -55,6 +55,21 @@ def non_finite(state: Mapping[str, Any]) -> list[str]:
     """
     return [
         name for name, value in state.items() if isinstance(value, torch.Tensor) and _bad(value)
+    ]
+
+
+def negative_variances(state: Mapping[str, Any]) -> list[str]:
+    """Names of the running variances of batch normalization that have negative values.
+
+    The normalization takes their root, so that its output would be NaN.
+
+    Args:
+        state: tensors by name, with finite values.
+    """
+    return [
+        name
+        for name, value in state.items()
+        if name.endswith(".running_var") and value.numel() and value.min().item() < 0
     ]
 
 

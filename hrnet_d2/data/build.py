@@ -155,7 +155,7 @@ def check_num_classes(cfg: CfgNode, dataset_names: Iterable[str] | None = None) 
         dataset_names: the datasets to check; DATASETS.TRAIN and DATASETS.TEST if None.
 
     Raises:
-        ValueError: if the numbers differ; the message has both, the dataset's class names and the
+        ConfigError: if the numbers differ; the message has both, the dataset's class names and the
             key to set.
     """
     model = num_classes(cfg)
@@ -168,7 +168,7 @@ def check_num_classes(cfg: CfgNode, dataset_names: Iterable[str] | None = None) 
         classes = _thing_classes(name)
         if classes is not None and len(classes) != number:
             shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise ValueError(
+            raise ConfigError(
                 f"The model has {number} classes ({key}), the dataset {name!r} has {len(classes)}: "
                 f"{shown}. Set {key} to {len(classes)}, or use the dataset that the model "
                 "was trained on (--train-data and --val-data set the number themselves)"

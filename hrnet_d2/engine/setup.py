@@ -117,10 +117,10 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     cfg.freeze()
     check_config(cfg, train=not args.eval_only)
     check_datasets(cfg, training=not args.eval_only)
-    if comm.is_main_process() and not args.eval_only:
-        _take_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
-    comm.synchronize()
     try:
+        if comm.is_main_process() and not args.eval_only:
+            _take_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
+        comm.synchronize()
         with _kept(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), args.eval_only):
             default_setup(cfg, args)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import pickle
 from collections import OrderedDict
 
@@ -217,3 +218,20 @@ def test_diverged_weights_are_saved_and_an_error_is_logged(tmp_path, caplog):
         Checkpointer(model, str(tmp_path)).save("model_final")
     assert NAME in caplog.text and "model_final.pth" in caplog.text and "diverged" in caplog.text
     refuse(tmp_path / "model_final.pth", NAME)
+
+
+def test_negative_variances_are_named(source, tmp_path):
+    state = {name: value.clone() for name, value in source.state_dict().items()}
+    name = [name for name in state if name.endswith(".running_var")][-1]
+    state[name][0] = -1e-3
+    torch.save({"model": state}, tmp_path / "x.pth")
+    refuse(tmp_path / "x.pth", name, "variances of batch normalization", "nothing was loaded")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_what_is_no_file_is_told(tmp_path):
+    refuse(tmp_path, "it is a folder")
+    os.mkfifo(tmp_path / "pipe.pth")
+    refuse(tmp_path / "pipe.pth", "it is not a regular file")
+    os.symlink(tmp_path / "loop.pth", tmp_path / "loop.pth")
+    refuse(tmp_path / "loop.pth", "there is no such file")

@@ -62,7 +62,11 @@ def check_categories(data: dict, report: Report, *, lenient: bool = False) -> No
             f"{len(lacking)} categories lack an id or a name, as {some(lacking[:1])}"
         )
     _whole_numbers(categories, "categories", "id", report)
-    odd = [c for c in categories if not isinstance(c.get("name", ""), str) or c.get("name") == ""]
+    odd = [
+        c
+        for c in categories
+        if not isinstance(c.get("name", ""), str) or not c.get("name", "x").strip()
+    ]
     if odd:
         report.errors.append(
             f"{len(odd)} categories have a name that is not a text: "
@@ -178,7 +182,32 @@ def check_annotations(
     _check_scores(annotations, report)
     _check_keypoints(annotations, report)
     check_segmentations_of(known, sizes, report, masks=masks)
+    if not lenient:
+        _find_repeated_objects(annotations, report)
     return counts
+
+
+def _find_repeated_objects(annotations: list[dict], report: Report) -> None:
+    """Objects of one image, category and box: a file that was merged with itself, mostly."""
+    seen: set[tuple] = set()
+    twice = []
+    for annotation in annotations:
+        box = annotation.get("bbox")
+        if not isinstance(box, list):
+            continue
+        try:
+            key = (annotation.get("image_id"), annotation.get("category_id"), *box)
+            if key in seen:
+                twice.append(entry_id(annotation))
+            seen.add(key)
+        except TypeError:  # a list or an object, which is reported elsewhere
+            continue
+    if twice:
+        report.warnings.append(
+            f"{len(twice)} of {len(annotations)} annotations repeat another one, with the same "
+            f"image, category and box (ids {some(twice)}): they are learned, and counted, twice. "
+            "Remove them if they are one object"
+        )
 
 
 def renumber_ids(data: dict, report: Report) -> None:

@@ -1,6 +1,9 @@
 """The schema of COCO annotations, continued: segmentations."""
 
+import itertools
 from collections import defaultdict
+
+import numpy as np
 
 from hrnet_d2.data.segmentations import (
     SegmentationError,
@@ -9,6 +12,7 @@ from hrnet_d2.data.segmentations import (
     valid_rle_strings,
 )
 
+from .coco_boxes import is_number
 from .report import Report, some
 
 _ABSENT = object()
@@ -71,6 +75,8 @@ def check_segmentations_of(
             a for a, good in zip(compressed, valid, strict=True) if not good
         ]
 
+    if masks:
+        _compare_with_boxes(annotations, report)
     for what, found in repaired.items():
         if found:
             report.repairs.append(
@@ -92,3 +98,51 @@ def check_segmentations_of(
         report.warnings.append(
             f"{len(found)} segmentations are malformed ({what}) and are not used: ids {ids}"
         )
+
+
+def _compare_with_boxes(annotations: list[dict], report: Report) -> None:
+    """Warn of polygons that lie beside their box: another unit, another image or another object.
+
+    Only the polygons that begin outside the box are looked at as a whole.
+    """
+    beside = [
+        annotation
+        for annotation in annotations
+        if isinstance(annotation.get("segmentation"), list)
+        and _is_box(annotation.get("bbox"))
+        and _begins_outside(annotation["segmentation"], annotation["bbox"])
+        and _lies_beside(annotation["segmentation"], annotation["bbox"])
+    ]
+    if beside:
+        report.warnings.append(
+            f"{len(beside)} of {len(annotations)} segmentations do not touch their box (ids "
+            f"{some(a.get('id') for a in beside)}): check that both are of the same object, in "
+            "pixels of the image"
+        )
+
+
+def _begins_outside(polygons: list, box: list) -> bool:
+    x, y, w, h = box
+    for polygon in polygons:
+        if not polygon or type(polygon[0]) not in (int, float) or len(polygon) < 2:
+            return False  # malformed, and reported as such
+        if x <= polygon[0] <= x + w and y <= polygon[1] <= y + h:
+            return False
+    return True
+
+
+def _lies_beside(polygons: list, box: list) -> bool:
+    try:
+        numbers = np.array(list(itertools.chain.from_iterable(polygons)), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    if len(numbers) % 2:
+        return False
+    xs, ys = numbers.reshape(-1, 2).T
+    x, y, w, h = box
+    inside = xs.max() >= x and xs.min() <= x + w and ys.max() >= y and ys.min() <= y + h
+    return not inside
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))

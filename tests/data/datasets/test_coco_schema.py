@@ -60,6 +60,7 @@ def completed(name):
         ("annotations", "iscrowd", "maybe", "neither 0 nor 1: 'maybe' .ids 1"),
         ("annotations", "ignore", "true", 'marked "ignore" .ids 1'),
         ("categories", "name", None, "1 categories have a name that is not a text: None"),
+        ("categories", "name", " ", "1 categories have a name that is not a text: ' '"),
         ("categories", "name", ["cat"], r"a name that is not a text: \['cat'\]"),
         ("categories", "id", 1.5, "ids of categories that are not whole numbers: 1.5"),
     ],
@@ -364,3 +365,28 @@ def test_links_within_the_folder_and_to_it(coco, tmp_path):
     coco.data["images"][0]["file_name"] = "again.jpg"
     coco.save()
     register(coco.json_file, tmp_path / "images")
+
+
+@pytest.mark.parametrize("scale, offset", [(1 / 60, 0), (1, 100), (-1, 0)])
+def test_polygons_beside_their_box(cfg, coco, caplog, scale, offset):
+    """Relative coordinates, those of another image, or nonsense."""
+    cfg.MODEL.MASK_ON = True
+    for annotation in coco.data["annotations"]:
+        annotation.update(bbox=[5, 5, 20, 10], segmentation=[SQUARE])
+    coco.data["annotations"][2]["segmentation"] = [[0, 0, 60, 0, 60, 40]]  # begins outside
+    coco.save()
+    configure_custom_data(cfg, coco.source)
+    assert "do not touch their box" not in caplog.text
+    coco.data["annotations"][0]["segmentation"] = [[offset + scale * v for v in SQUARE]]
+    coco.save()
+    configure_custom_data(cfg, coco.source)
+    assert "1 of 6 segmentations do not touch their box (ids 1)" in caplog.text
+
+
+def test_repeated_objects(coco, caplog):
+    register(*coco.source)
+    assert "repeat another one" not in caplog.text
+    coco.data["annotations"].append({**coco.data["annotations"][0], "id": 77})
+    coco.save()
+    register(*coco.source)
+    assert "1 of 7 annotations repeat another one" in caplog.text and "(ids 77)" in caplog.text
