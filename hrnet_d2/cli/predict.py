@@ -69,7 +69,10 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--input", nargs="+", required=True, help="images, or folders of images")
     parser.add_argument("--output", required=True, help="folder for the drawn images")
     parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, help="least score to draw (default 0.5)"
+        "--confidence-threshold",
+        type=_fraction,
+        default=0.5,
+        help="least score to draw (default 0.5)",
     )
     parser.add_argument(
         "--opts",
@@ -78,6 +81,13 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="KEY VALUE pairs that override the config, such as MODEL.WEIGHTS checkpoint.pth",
     )
     return parser.parse_args(arguments)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no score: give a number from 0 to 1")
+    return value
 
 
 def _plan(inputs: Sequence[str], output: Path) -> list[_Job]:

@@ -1,6 +1,7 @@
 """Resuming a run: what the checkpoint must have, and what differs from the run that wrote it."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,13 @@ from detectron2.config import CfgNode
 
 from hrnet_d2.checkpoint import CheckpointError
 
-__all__ = ["all_changes", "check_optimizer_state", "report_changes", "run_settings"]
+__all__ = [
+    "all_changes",
+    "check_optimizer_state",
+    "check_progress",
+    "report_changes",
+    "run_settings",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +85,7 @@ def check_optimizer_state(
         changes: keys that differ between the saved run and the config; may be empty.
 
     Raises:
-        CheckpointError: if groups, parameters or shapes differ, or values are not finite.
+        CheckpointError: if groups, parameters or shapes differ, or values are not finite numbers.
     """
     if not isinstance(state, Mapping) or not {"state", "param_groups"} <= state.keys():
         raise CheckpointError(
@@ -95,6 +102,14 @@ def check_optimizer_state(
             f"{hint}. Restore them, or start a new run with the weights as MODEL.WEIGHTS, without "
             "--resume"
         )
+    for place, group in enumerate(state["param_groups"]):
+        for name, value in group.items():
+            own_value = optimizer.param_groups[place].get(name)
+            if name != "params" and _is_number(own_value) and not _is_number(value):
+                raise CheckpointError(
+                    f"The optimizer state of the checkpoint has {name} {value!r} in group {place}, "
+                    "which is not a finite number: resume from an earlier checkpoint"
+                )
     numbers = [n for group in state["param_groups"] for n in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
@@ -112,6 +127,32 @@ def check_optimizer_state(
                     f"The optimizer state of the checkpoint has values that are not finite ({name} "
                     f"of parameter {number}): resume from an earlier checkpoint"
                 )
+
+
+def check_progress(state: Mapping[str, Any]) -> None:
+    """Check what the trainer saved of its progress: the iteration and the schedule's.
+
+    Raises:
+        CheckpointError: if these are not what a trainer saves.
+    """
+    problems = []
+    if type(state.get("iteration")) is not int or state["iteration"] < 0:
+        problems.append(f"iteration {state.get('iteration')!r}")
+    hooks = state.get("hooks", {})
+    if not isinstance(hooks, Mapping):
+        problems.append(f"hooks {hooks!r}")
+    elif not isinstance(hooks.get("LRScheduler", {}), Mapping):
+        problems.append(f"schedule {hooks['LRScheduler']!r}")
+    if problems:
+        raise CheckpointError(
+            f"The training state of the checkpoint cannot be used: {', '.join(problems)}. Resume "
+            "from an earlier checkpoint, or start a new run with the weights as MODEL.WEIGHTS, "
+            "without --resume"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _changes(keys: tuple[str, ...], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -47,7 +47,13 @@ from hrnet_d2.solver import build_optimizer
 from . import run_folder
 from .hooks import DivergedError, Interruption, PeriodicCheckpointer, Seeding, check_weights
 from .memory import explain_out_of_memory
-from .resuming import all_changes, check_optimizer_state, report_changes, run_settings
+from .resuming import (
+    all_changes,
+    check_optimizer_state,
+    check_progress,
+    report_changes,
+    run_settings,
+)
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -213,6 +219,7 @@ class Trainer(DefaultTrainer):
         Raises:
             CheckpointError: if the state is not of this model and optimizer.
         """
+        check_progress(state_dict)
         before, now = state_dict.get("settings", {}), run_settings(self.cfg)
         saved = state_dict.get("_trainer", {}).get("optimizer", {})
         check_optimizer_state(saved, self.optimizer, all_changes(before, now))

@@ -95,3 +95,12 @@ def test_inputs_that_are_not_there_are_named(model, photos, capsys):
     assert predict(model, photos / "empty", output=photos / "drawn") == 1
     assert "no image in the folder" in capsys.readouterr().err
     assert not (photos / "drawn").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "2", "-0.1"])
+def test_a_threshold_that_is_no_score_is_refused(photos, capsys, value):
+    arguments = ["--input", str(photos), "--output", str(photos / "drawn")]
+    with pytest.raises(SystemExit) as end:
+        main(["predict", *arguments, f"--confidence-threshold={value}"])
+    assert end.value.code == 2
+    assert f"{value} is no score: give a number from 0 to 1" in capsys.readouterr().err

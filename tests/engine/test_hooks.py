@@ -93,6 +93,29 @@ def test_a_bad_optimizer_state_is_an_error(stopped, tmp_path):
             make(tmp_path).resume_or_load(resume=True)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.update(iteration="2"), "iteration '2'"),
+        (lambda state: state.update(iteration=-1), "iteration -1"),
+        (lambda state: state["hooks"].update(LRScheduler="x"), "schedule 'x'"),
+        (lambda state: groups_of(state)[0].update(lr="x"), "lr 'x' in group 0"),
+        (lambda state: groups_of(state)[0].update(momentum=float("nan")), "momentum nan in group"),
+    ],
+)
+def test_a_bad_training_state_is_an_error(stopped, tmp_path, change, message):
+    saved = torch.load(stopped / "model_0000001.pth", weights_only=False)
+    change(saved["trainer"])
+    torch.save(saved, tmp_path / "model_0000001.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(CheckpointError, match=message):
+        make(tmp_path).resume_or_load(resume=True)
+
+
+def groups_of(state):
+    return state["_trainer"]["optimizer"]["param_groups"]
+
+
 def test_weights_alone_cannot_be_resumed(stopped, tmp_path):
     saved = torch.load(stopped / "model_0000001.pth", weights_only=False)
     torch.save({"model": saved["model"]}, tmp_path / "model_0000001.pth")

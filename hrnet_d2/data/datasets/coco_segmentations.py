@@ -12,7 +12,6 @@ from hrnet_d2.data.segmentations import (
     valid_rle_strings,
 )
 
-from .coco_boxes import is_number
 from .report import Report, some
 
 _ABSENT = object()
@@ -105,44 +104,34 @@ def _compare_with_boxes(annotations: list[dict], report: Report) -> None:
 
     Only the polygons that begin outside the box are looked at as a whole.
     """
-    beside = [
-        annotation
-        for annotation in annotations
-        if isinstance(annotation.get("segmentation"), list)
-        and _is_box(annotation.get("bbox"))
-        and _begins_outside(annotation["segmentation"], annotation["bbox"])
-        and _lies_beside(annotation["segmentation"], annotation["bbox"])
-    ]
+    beside = []
+    for annotation in annotations:
+        polygons, box = annotation.get("segmentation"), annotation.get("bbox")
+        if type(polygons) is not list or not polygons or type(box) is not list or len(box) != 4:
+            continue
+        try:
+            if _begins_outside(polygons, box) and _lies_beside(polygons, box):
+                beside.append(annotation.get("id"))
+        except (TypeError, ValueError, OverflowError):
+            continue  # no numbers, which is reported elsewhere
     if beside:
         report.warnings.append(
             f"{len(beside)} of {len(annotations)} segmentations do not touch their box (ids "
-            f"{some(a.get('id') for a in beside)}): check that both are of the same object, in "
-            "pixels of the image"
+            f"{some(beside)}): check that both are of the same object, in pixels of the image"
         )
 
 
 def _begins_outside(polygons: list, box: list) -> bool:
     x, y, w, h = box
     for polygon in polygons:
-        if not polygon or type(polygon[0]) not in (int, float) or len(polygon) < 2:
-            return False  # malformed, and reported as such
-        if x <= polygon[0] <= x + w and y <= polygon[1] <= y + h:
+        if len(polygon) < 2 or (x <= polygon[0] <= x + w and y <= polygon[1] <= y + h):
             return False
     return True
 
 
 def _lies_beside(polygons: list, box: list) -> bool:
-    try:
-        numbers = np.array(list(itertools.chain.from_iterable(polygons)), dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    if len(numbers) % 2:
-        return False
+    numbers = np.array(list(itertools.chain.from_iterable(polygons)), dtype=np.float64)
     xs, ys = numbers.reshape(-1, 2).T
     x, y, w, h = box
     inside = xs.max() >= x and xs.min() <= x + w and ys.max() >= y and ys.min() <= y + h
     return not inside
-
-
-def _is_box(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
