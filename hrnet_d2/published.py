@@ -184,4 +184,8 @@ def _find(name: str, configs: Iterable[str]) -> str:
     near = difflib.get_close_matches(wanted, known, n=6, cutoff=0.5)
     near = list(dict.fromkeys(known[form] for form in near))[:3]
     hint = f"Nearest: {', '.join(near)}" if near else "list_models() gives all of them"
+    if name.endswith((".yaml", ".yml")):
+        raise ModelZooError(
+            f"{name!r} is not a file, and its name is not in the model zoo either. {hint}"
+        )
     raise ModelZooError(f"{name!r} is not in the model zoo. {hint}")
