@@ -30,7 +30,7 @@ def test_a_run_over_an_earlier_one_is_refused_before_anything_is_written(tmp_pat
 @pytest.mark.parametrize(
     "command, words, message",
     [
-        ("eval", [], "nothing to evaluate"),
+        ("eval", [], "DATASETS.TEST names no dataset"),
         ("train", ["DATASETS.TEST", "('shapes_vall',)"], "did you mean 'shapes_val'"),
         ("train", ["DATASETS.TRAIN", "('coco_2017_train',)"], "DETECTRON2_DATASETS"),
         ("train", ["SOLVER.CHECKPOINT_PERIOD", "0"], "CHECKPOINT_PERIOD is 0"),
