@@ -75,7 +75,7 @@ def test_forms_of_a_name(form):
 def test_an_unknown_name_suggests_the_nearest(ask):
     with pytest.raises(RuntimeError, match="faster_rcnn_hrnetv2p_w18_1x_coco.yaml"):
         getattr(model_zoo, ask)("faster_rcnn_hrnetv2_w18_1x_coco")
-    with pytest.raises(RuntimeError, match=r"'mine/nope\.yaml' is no file.*model zoo"):
+    with pytest.raises(RuntimeError, match=r"'mine/nope\.yaml' is not a file.*model zoo"):
         model_zoo.load_config("mine/nope.yaml")
     with pytest.raises(RuntimeError, match="list_models"):
         getattr(model_zoo, ask)("xyz")
