@@ -53,11 +53,14 @@ class _Capture:
             self.running -= 1
             size = os.fstat(self.file).st_size
             text = os.pread(self.file, size - begin, begin) if size > begin else b""
+            if not self.running:
+                os.dup2(self.saved, 2)
+                # Threads that do not decode may have written until now.
+                size = os.fstat(self.file).st_size
             if size > self.passed:
                 self._pass_on(os.pread(self.file, size - self.passed, self.passed))
                 self.passed = size
             if not self.running:
-                os.dup2(self.saved, 2)
                 os.close(self.saved)
                 os.close(self.file)
             self.alone = False
