@@ -89,10 +89,15 @@ def _number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fal
     return Rule(words, holds)
 
 
-def _whole(low: int) -> Rule:
+def _whole(low: int, high: int | None = None) -> Rule:
     return Rule(
-        f"a whole number of at least {low}",
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
+        f"a whole number of at least {low}" + ("" if high is None else f" and at most {high}"),
+        lambda v: (
+            isinstance(v, int)
+            and not isinstance(v, bool)
+            and v >= low
+            and (high is None or v <= high)
+        ),
     )
 
 
@@ -236,7 +241,8 @@ RULES: dict[str, Rule] = {
     ),
     "DATALOADER.REPEAT_THRESHOLD": _number(0),
     "SOLVER.MAX_ITER": _whole(1),
-    "SOLVER.IMS_PER_BATCH": _whole(1),
+    # A batch is collected before anything is computed: with more it would seem to hang.
+    "SOLVER.IMS_PER_BATCH": _whole(1, 2**16),
     "SOLVER.BASE_LR": _number(0, above=True),
     "SOLVER.MOMENTUM": Rule("a number from 0 to below 1", lambda v: 0 <= v < 1),
     "SOLVER.WEIGHT_DECAY": _number(0),

@@ -39,6 +39,7 @@ def test_every_rule_is_of_a_key_that_exists():
         (FASTER, "SOLVER.BASE_LR", "0.0", "above 0"),
         (FASTER, "SOLVER.BASE_LR", "float('nan')", "above 0"),
         (FASTER, "SOLVER.IMS_PER_BATCH", "0", "at least 1"),
+        (FASTER, "SOLVER.IMS_PER_BATCH", "1000000000", "at most 65536"),
         (FASTER, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosinLR", "did you mean 'WarmupCosineLR'"),
         (FASTER, "SOLVER.AMP.DTYPE", "float8", "'float16', 'bfloat16'"),
         (FASTER, "MODEL.HRNETV2P.NORM", "XX", "'BN', 'FrozenBN', 'SyncBN', 'GN'"),

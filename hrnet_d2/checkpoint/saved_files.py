@@ -39,6 +39,8 @@ def find_last(folder: str) -> str:
         name = tag.read_bytes().decode("utf-8", "replace").strip()
         if not name or "\0" in name:
             problem = f"{tag} is empty or damaged"
+        elif name != os.path.basename(name):
+            problem = f"{tag} names {name!r}, which is not in the folder"
         else:
             path = os.path.join(folder, name)
             damage = _damage(path)

@@ -66,6 +66,7 @@ DAMAGE = {
     "tag empty": (lambda run: (run / LAST).write_text(""), 9),
     "tag missing": (lambda run: (run / LAST).unlink(), 9),
     "tag of zeros": (lambda run: (run / LAST).write_bytes(bytes(20)), 9),
+    "tag leaves the folder": (lambda run: (run / LAST).write_text("../other/model.pth"), 9),
     "tag names a deleted file": (lambda run: (run / "model_0000009.pth").unlink(), 5),
     "tag names a truncated file": (lambda run: truncate(run / "model_0000009.pth"), 5),
     "tag names a flipped file": (lambda run: flip(run / "model_0000009.pth"), 5),
