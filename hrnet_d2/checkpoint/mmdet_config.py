@@ -25,7 +25,7 @@ from typing import Any
 __all__ = ["ParsedConfig", "Unread", "parse_config"]
 
 MAX_TEXT = 400_000  # characters of a text
-MAX_TOKENS = 250_000  # of a text, those that are read again counted again
+MAX_TOKENS = 120_000  # of a text, those that are read again counted again
 MAX_DEPTH = 60  # of brackets
 MAX_CHAIN = 300  # operators and operands between two commas
 MAX_ITEMS = 10_000  # of a repeated list or string

@@ -69,7 +69,10 @@ def negative_variances(state: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, value in state.items()
-        if name.endswith(".running_var") and value.numel() and value.min().item() < 0
+        if name.endswith(".running_var")
+        and value.numel()
+        and not value.is_meta
+        and value.min().item() < 0
     ]
 
 

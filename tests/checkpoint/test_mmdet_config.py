@@ -164,9 +164,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_takes_no_time(name):
-    start = time.process_time()
-    parse_config(HOSTILE[name])
-    assert time.process_time() - start < 1
+    def seconds() -> float:
+        start = time.process_time()
+        parse_config(HOSTILE[name])
+        return time.process_time() - start
+
+    # The best of three: a collection of garbage of other tests may fall into one.
+    assert min(seconds() for _ in range(3)) < 1
 
 
 VALUES = st.recursive(
