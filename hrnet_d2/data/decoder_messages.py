@@ -55,29 +55,35 @@ class _Capture:
             text = os.pread(self.file, size - begin, begin) if size > begin else b""
             if not self.running:
                 os.dup2(self.saved, 2)
-                # Threads that do not decode may have written until now.
-                size = os.fstat(self.file).st_size
-            if size > self.passed:
-                self._pass_on(os.pread(self.file, size - self.passed, self.passed))
-                self.passed = size
+            self._pass_on()
             if not self.running:
                 os.close(self.saved)
-                os.close(self.file)
             self.alone = False
             self.changed.notify_all()
             return text.decode(errors="replace"), shared
 
     def _redirect(self) -> None:
+        if self.file < 0:
+            self.file = _memory_file()
         self.saved = os.dup(2)
         try:
-            self.file = _memory_file()
             os.dup2(self.file, 2)
         except OSError:
             os.close(self.saved)
             raise
-        self.passed = 0
+        # The file stays open, since a thread that does not decode may still have been writing to
+        # it when standard error was led back: its line comes now.
+        self._pass_on()
+        if self.passed > 2**20:
+            os.ftruncate(self.file, 0)
+            os.lseek(self.file, 0, os.SEEK_SET)
+            self.passed = 0
 
-    def _pass_on(self, output: bytes) -> None:
+    def _pass_on(self) -> None:
+        """Write what others printed to where standard error led before."""
+        size = os.fstat(self.file).st_size
+        output = os.pread(self.file, size - self.passed, self.passed)
+        self.passed = size
         lines = output.decode(errors="replace").splitlines(keepends=True)
         others = "".join(line for line in lines if not MESSAGE.search(line))
         if others:
