@@ -17,7 +17,7 @@ __all__ = ["call_with_messages"]
 
 T = TypeVar("T")
 
-# What of it is an image library's.
+# What of it is an image library's; the rest is passed on.
 MESSAGE = re.compile(
     r"libpng|JPEG|jpeg|JFIF|Huffman|SOS param|progression|scanlines|TIFF|Adobe marker|quantization"
 )
@@ -32,7 +32,7 @@ class _Capture:
         self.starts = 0
         self.alone = False  # a call runs that must not share its output
         self.saved = self.file = -1
-        self.passed = 0  # length of the output that was passed on
+        self.passed = 0  # length of the output whose other lines were passed on
 
     def start(self, alone: bool) -> tuple[int, int]:
         """Returns the length of the output so far, and a number for :meth:`stop`."""
@@ -80,16 +80,15 @@ class _Capture:
             self.passed = 0
 
     def _pass_on(self) -> None:
-        """Write what was printed to where standard error led before.
-
-        All of it: a library's message may be printed in pieces, with other lines between them.
-        """
+        """Write what others printed to where standard error led before."""
         size = os.fstat(self.file).st_size
         output = os.pread(self.file, size - self.passed, self.passed)
         self.passed = size
-        if output:
+        lines = output.decode(errors="replace").splitlines(keepends=True)
+        others = "".join(line for line in lines if not MESSAGE.search(line))
+        if others:
             with contextlib.suppress(OSError):
-                os.write(self.saved, output)
+                os.write(self.saved, others.encode())
 
 
 def call_with_messages(call: Callable[[], T]) -> tuple[T, str]:
