@@ -8,12 +8,16 @@ memory during the calls: two system calls for each image, a microsecond.
 import contextlib
 import os
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 __all__ = ["call_with_messages"]
+
+if sys.platform == "linux":
+    import fcntl
 
 T = TypeVar("T")
 
@@ -66,18 +70,17 @@ class _Capture:
         if self.file < 0:
             self.file = _memory_file()
         self.saved = os.dup(2)
-        try:
-            os.dup2(self.file, 2)
-        except OSError:
-            os.close(self.saved)
-            raise
         # The file stays open, since a thread that does not decode may still have been writing to
         # it when standard error was led back: its line comes now.
         self._pass_on()
         if self.passed > 2**20:
             os.ftruncate(self.file, 0)
-            os.lseek(self.file, 0, os.SEEK_SET)
             self.passed = 0
+        try:
+            os.dup2(self.file, 2)
+        except OSError:
+            os.close(self.saved)
+            raise
 
     def _pass_on(self) -> None:
         """Write what others printed to where standard error led before."""
@@ -125,11 +128,14 @@ def _call(call: Callable[[], T], alone: bool) -> tuple[T, str, bool]:
 
 
 def _memory_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("decoder_messages")
-    handle, path = tempfile.mkstemp()
-    os.unlink(path)
-    return handle
+    """A file that only appends: threads write to it at the same time, and Linux does not serialize
+    the position of a memory file, so that one line would overwrite another."""
+    if sys.platform == "linux":
+        handle = os.memfd_create("decoder_messages")
+        fcntl.fcntl(handle, fcntl.F_SETFL, os.O_APPEND)
+        return handle
+    with tempfile.TemporaryFile("a+b", buffering=0) as file:
+        return os.dup(file.fileno())
 
 
 def _after_fork() -> None:
