@@ -17,7 +17,7 @@ from detectron2.engine import (
     hooks,
 )
 from detectron2.engine.train_loop import HookBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
@@ -44,7 +44,7 @@ from hrnet_d2.modeling import build_model
 from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
 
-from . import run_folder
+from . import progress, run_folder
 from .hooks import DivergedError, Interruption, PeriodicCheckpointer, Seeding, check_weights
 from .memory import explain_out_of_memory
 from .resuming import (
@@ -92,6 +92,7 @@ class Trainer(DefaultTrainer):
             broadcast_buffers=False,
             device_ids=None if on_cpu else [comm.get_local_rank()],
         )
+        progress.mark_forward(model)
         self._trainer = step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
@@ -153,12 +154,13 @@ class Trainer(DefaultTrainer):
                 run_folder.release(self.cfg.OUTPUT_DIR)
 
     def run_step(self) -> None:
-        with explain_out_of_memory(
+        asking_for_memory = explain_out_of_memory(
             f"training with {self.cfg.SOLVER.IMS_PER_BATCH} images in an iteration, of up to "
             f"{max(self.cfg.INPUT.MIN_SIZE_TRAIN)} x {self.cfg.INPUT.MAX_SIZE_TRAIN} pixels",
             "SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN (with INPUT.MAX_SIZE_TRAIN), or recompute "
             "activations with MODEL.HRNETV2P.ACT_CHECKPOINT ['stage2','stage3','stage4']",
-        ):
+        )
+        with asking_for_memory, progress.working():
             super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -235,6 +237,11 @@ class Trainer(DefaultTrainer):
             DivergedError: if a weight of the model is not finite.
         """
         check_weights(model, "at evaluation")
+        if evaluators is None and comm.get_world_size() > 1:
+            evaluators = [
+                DatasetEvaluators([progress.EvaluationProgress(), cls.build_evaluator(cfg, name)])
+                for name in cfg.DATASETS.TEST
+            ]
         with explain_out_of_memory(
             f"evaluating images of up to {cfg.INPUT.MIN_SIZE_TEST} x {cfg.INPUT.MAX_SIZE_TEST} "
             "pixels",

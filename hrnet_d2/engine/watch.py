@@ -1,4 +1,4 @@
-"""A process of a distributed job that dies or stops answering ends the job, by name.
+"""A process of a distributed job that dies, hangs or stops answering ends the job, by name.
 
 Without this, the others wait in a collective operation for up to half an hour and then report
 their own timeout.
@@ -9,13 +9,17 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
+
+from . import progress
 
 __all__ = ["RankError", "watch_ranks"]
 
@@ -61,9 +65,10 @@ class _Process:
 def watch_ranks() -> Iterator[None]:
     """Watch the other processes of the job from a thread, while the body runs.
 
-    A process is given 45 seconds to answer; the environment variable ``HRNET_D2_RANK_TIMEOUT`` sets
-    other seconds, and 0 turns this off.  When one does not answer, this process ends with an error
-    in its log that names it.
+    A process is given 45 seconds to answer, and to move in a training step or evaluation in which
+    others are ahead of it (see :mod:`hrnet_d2.engine.progress`); the environment variable
+    ``HRNET_D2_RANK_TIMEOUT`` sets other seconds, and 0 turns this off.  When one does not, this
+    process ends with an error in its log that names it.
 
     Raises:
         RankError: if the body fails because another process of this machine died.
@@ -107,10 +112,15 @@ class _Watch(threading.Thread):
                 dist.monitored_barrier(
                     self.group, timeout=timedelta(seconds=self.timeout), wait_all_ranks=True
                 )
+                snapshots: list = [None] * dist.get_world_size()
+                dist.all_gather_object(snapshots, progress.snapshot(), group=self.group)
             except RuntimeError as error:
                 if not self.ended.is_set():
                     self._end_job(str(error))
                 return
+            stuck = progress.stuck_ranks(snapshots, self.timeout)
+            if stuck and not self.ended.is_set():
+                self._end_stuck_job(stuck)
 
     def stop(self) -> None:
         """The body is over; a process that ends earlier than others is no failure."""
@@ -124,6 +134,22 @@ class _Watch(threading.Thread):
             if dead is not None or time.monotonic() > end:
                 return dead
             time.sleep(0.1)
+
+    def _end_stuck_job(self, ranks: list[int]) -> None:
+        if dist.get_rank() in ranks:
+            logger.critical(
+                "This process (rank %d) has not moved for %g seconds while others wait for it: "
+                "ending the job. It is at:\n%s",
+                *(dist.get_rank(), self.timeout, _main_stack()),
+            )
+        for other in self.others:
+            if other.rank in ranks:
+                logger.critical(
+                    "%s has not moved for %g seconds while others wait for it: ending the job",
+                    *(other, self.timeout),
+                )
+        logging.shutdown()
+        os._exit(1)
 
     def _end_job(self, reason: str) -> None:
         dead = self.find_dead(seconds=2)
@@ -144,6 +170,11 @@ class _Watch(threading.Thread):
         logging.shutdown()
         # The main thread waits inside a collective operation, which no exception reaches.
         os._exit(1)
+
+
+def _main_stack() -> str:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return "".join(traceback.format_stack(frame, limit=12))
 
 
 def _ranks(reason: str) -> set[str]:
