@@ -299,3 +299,13 @@ def test_digest_in_the_name(tmp_path, caplog):
     published = model_zoo.get_checkpoint_url("faster_rcnn_hrnetv2p_w18_1x_coco")
     with pytest.raises(CheckpointError, match=f"weights.pth.*{digest}.*56651a6d"):
         check_digest(str(path), published)
+
+
+def test_messages_are_short_and_do_not_command_the_terminal(tmp_path):
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(pickle.dumps({"\x1b[31mred\x1b[2J": 1, "m" * 100_000: 2, "é": 3}))
+    with pytest.raises(CheckpointError) as caught:
+        load_file(str(path))
+    message = str(caught.value)
+    assert str(path) in message and "é" in message and "red" in message
+    assert "\x1b" not in message and len(message) < 1000
