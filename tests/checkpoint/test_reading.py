@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError
+from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError, load_file
 from hrnet_d2.checkpoint.digest import check_digest
 from hrnet_d2.checkpoint.reading import read_file
 
