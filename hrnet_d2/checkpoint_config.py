@@ -16,6 +16,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data.catalog import MetadataCatalog
 from detectron2.utils.logger import log_first_n
+from fvcore.common.config import BASE_KEY
 
 from .checkpoint import CheckpointError, load_file
 from .checkpoint.download import fetch
@@ -23,6 +24,7 @@ from .checkpoint.settings import Settings
 from .config import add_hrnet_config
 from .config_file import merge_file
 from .published import get_config_file, list_models, published_file
+from .text import printable
 
 __all__ = ["apply_checkpoint_settings", "checkpoint_settings", "config_from_checkpoint", "to_yaml"]
 
@@ -81,11 +83,12 @@ def config_from_checkpoint(path: str, keep: bool = False) -> CfgNode:
     cfg = _config(settings)
     cfg.MODEL.WEIGHTS = path
     for note in settings.notes:
-        logger.warning("%s: %s", path, note)
+        logger.warning("%s: %s", path, printable(note))
     if settings.assumed:
         logger.info("%s does not say, so it is assumed: %s", path, "; ".join(settings.assumed))
     if settings.unread:
-        logger.info("%s: not understood in its config: %s", path, "; ".join(settings.unread[:10]))
+        unread = printable("; ".join(settings.unread[:10]))
+        logger.info("%s: not understood in its config: %s", path, unread)
     return cfg
 
 
@@ -150,7 +153,9 @@ def _config(settings: Settings) -> CfgNode:
         merge_file(cfg, _base_file(settings))
         _set(cfg, settings.keys, settings.path)
     _merge_stored(cfg, stored, settings)
-    if not complete:
+    if complete:
+        _check_number_of_names(cfg, settings)
+    else:
         _set_classes(cfg, settings)
     return cfg
 
@@ -206,6 +211,18 @@ def _set_classes(cfg: CfgNode, settings: Settings) -> None:
         settings.assumed.append("class names of COCO" if number == len(coco) else "no class names")
 
 
+def _check_number_of_names(cfg: CfgNode, settings: Settings) -> None:
+    """Class names of another number than the model's are left out, since any may be wrong."""
+    fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
+    number = cfg.MODEL.FCOS.NUM_CLASSES if fcos else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    names = cfg.DATASETS.CLASS_NAMES
+    if names and len(names) != number:
+        settings.notes.append(
+            f"the file names {len(names)} classes for a head of {number}; the names are not used"
+        )
+        cfg.DATASETS.CLASS_NAMES = []
+
+
 def _other(names: list[str], others: list[str]) -> bool:
     """Whether these are other classes; 1.x writes "traffic_light"."""
     plain = [[name.replace("_", " ") for name in part] for part in (names, others)]
@@ -227,27 +244,48 @@ def _stored(settings: Settings) -> dict[str, Any]:
     try:
         stored = yaml.load(settings.config, Loader=_YAML)
         if not isinstance(stored, dict):
-            raise ValueError("it is no mapping")
-        return dict(_flat(stored))
+            raise ValueError(f"it is a {type(stored).__name__}, not a mapping of keys to values")
+        return {key: _printable(value) for key, value in _flat(stored)}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{settings.path}: its config cannot be read: {error}") from None
 
 
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    return [_printable(item) for item in value] if isinstance(value, list) else value
+
+
 def _merge_stored(cfg: CfgNode, stored: dict[str, Any], settings: Settings) -> None:
     """Keys that are unknown here, such as another project's, are left out."""
-    unknown = []
     for key, value in stored.items():
-        if key in _OF_THE_RUN or key == "VERSION":
+        if key in _OF_THE_RUN or key == "VERSION" or _get(cfg, key) is _ABSENT:
             continue
-        if _get(cfg, key) is _ABSENT:
-            unknown.append(key)
-        else:
-            _set(cfg, {key: value}, settings.path)
+        if key == "DATASETS.CLASS_NAMES" and not _are_names(value):
+            settings.notes.append(f"its {key} is not a list of texts and is not used: {value!r:.60}")
+            continue
+        _set(cfg, {key: value}, settings.path)
     names = settings.class_names
     if names and not cfg.DATASETS.CLASS_NAMES and _other(names, _coco_names()):
         cfg.DATASETS.CLASS_NAMES = list(names)
-    if unknown:
-        settings.notes.append(f"keys that are unknown here are left out: {', '.join(unknown)}")
+    settings.notes += _unknown_keys(cfg, stored)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+
+
+def _unknown_keys(cfg: CfgNode, stored: dict[str, Any]) -> list[str]:
+    """A note of the keys of a file's config that have no meaning here."""
+    unknown = [key for key in stored if key != "VERSION" and _get(cfg, key) is _ABSENT]
+    if not unknown:
+        return []
+    listed = ", ".join(unknown[:10]) + (f", ... ({len(unknown)} in all)" if unknown[10:] else "")
+    if BASE_KEY in unknown:
+        listed += f" ({BASE_KEY} works in config files only: nothing was read from the file it names)"
+    if len(unknown) == len(stored):
+        return [f"its config has no key of this package and is not used; it has: {listed}"]
+    return [f"keys of its config that are unknown here are left out: {listed}"]
 
 
 def _flat(tree: dict[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -255,7 +293,7 @@ def _flat(tree: dict[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield printable(f"{prefix}{key}"), value
 
 
 _ABSENT = object()
@@ -339,19 +377,20 @@ def _warn_of_differences(
     if not training and names is not None and wanted is not None and _other(names, wanted):
         differing.append(f"the classes {_listed(names)} (file: {_listed(wanted)})")
     differing += [f"not supported here: {text}" for text in settings.unsupported]
-    differing += settings.notes
     if differing:
-        log_first_n(
+        differ = printable("; ".join(differing))
+        _say(
+            f"The config's settings hold where {settings.path} has others: {differ}",
             logging.WARNING,
-            f"The config's settings hold where {settings.path} has others: {'; '.join(differing)}",
-            name=__name__,
-            key="message",
         )
+    unknown = [] if settings.config is None else _unknown_keys(cfg, stated)
+    for note in (*settings.notes, *unknown):
+        _say(f"{settings.path}: {printable(note)}", logging.WARNING)
 
 
-def _say(message: str) -> None:
+def _say(message: str, level: int = logging.INFO) -> None:
     """Log once: a command's config passes here more than once."""
-    log_first_n(logging.INFO, message, name=__name__, key="message")
+    log_first_n(level, message, name=__name__, key="message")
 
 
 def _names(cfg: CfgNode) -> list[str] | None:

@@ -13,7 +13,14 @@ import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
-__all__ = ["ConfigError", "flat_keys", "merge_file", "merge_options"]
+__all__ = [
+    "ConfigError",
+    "check_pairs",
+    "flat_keys",
+    "merge_file",
+    "merge_options",
+    "with_weights",
+]
 
 
 class ConfigError(ValueError):
@@ -51,11 +58,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
             key's default.
     """
     options = list(options)
-    if len(options) % 2:
-        raise ConfigError(
-            f"The options must be pairs of KEY VALUE, got {len(options)} words: "
-            f"{' '.join(map(str, options))}"
-        )
+    check_pairs(options)
     for key, value in zip(options[::2], options[1::2], strict=True):
         if key == BASE_KEY:
             raise ConfigError(f"{BASE_KEY} can be used in files only")
@@ -70,6 +73,35 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
                 if not isinstance(default, CfgNode)
                 else f"{key} is {kind}, set one of them: {', '.join(sorted(default))}"
             ) from error
+
+
+def check_pairs(options: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: if ``options`` are not pairs of a key and a value.
+    """
+    if len(options) % 2:
+        raise ConfigError(
+            f"The options must be pairs of KEY VALUE, got {len(options)} words: "
+            f"{' '.join(map(str, options))}"
+        )
+
+
+def with_weights(options: Sequence[str], weights: str | None) -> list[str]:
+    """``KEY VALUE`` options, with ``MODEL.WEIGHTS`` from an argument of its own.
+
+    Raises:
+        ConfigError: if the options are not pairs, or set other weights.
+    """
+    check_pairs(options)
+    if not weights:
+        return list(options)
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        if key == "MODEL.WEIGHTS" and value != weights:
+            raise ConfigError(
+                f"--weights is {weights} and the option MODEL.WEIGHTS is {value}: give one of them"
+            )
+    return [*options, "MODEL.WEIGHTS", weights]
 
 
 def flat_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ __all__ = ["atomic_write"]
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[str]:
+def atomic_write(path: str | os.PathLike[str], need: int = 0) -> Iterator[str]:
     """Write a file aside, flush it to disk, and rename it over ``path``.
 
     ::
@@ -25,18 +25,30 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[str]:
 
     Args:
         path: the file to write; its folder must exist.
+        need: about the bytes that it will have, if known; nothing is written if fewer are free.
 
     Yields:
         A path in the same folder to write to, with the same suffix.
 
     Raises:
         OSError: if the file cannot be written; on a full disk the message names the file, the bytes
-            that were written until then and the free space.
+            that are needed, or were written until then, and the free space.
     """
     target = Path(path)
-    handle, part = tempfile.mkstemp(
-        prefix=f".{target.name[:64]}.", suffix=f".part{target.suffix}", dir=target.parent or "."
-    )
+    try:
+        if need > (free := shutil.disk_usage(target.parent).free):
+            raise _disk_full(target, f"the new file needs {need / 2**20:.1f} MiB", free)
+        handle, part = tempfile.mkstemp(
+            prefix=f".{target.name[:64]}.", suffix=f".part{target.suffix}", dir=target.parent
+        )
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        # The name of the file aside would tell nobody anything.
+        reason = error.strerror
+        if not target.parent.is_dir():
+            reason = f"There is no folder {target.parent} to write this file to"
+        raise type(error)(error.errno, reason, str(target)) from error
     os.close(handle)
     try:
         # mkstemp keeps others out; a file of the user's own has the mode that the umask says.
@@ -49,16 +61,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(part)
         if _is_disk_full(error):
-            free = shutil.disk_usage(target.parent or ".").free
-            raise OSError(
-                errno.ENOSPC,
-                f"The disk is full: {written / 2**20:.1f} MiB of the new file were written, "
-                f"{free / 2**20:.1f} MiB are free now. Free some space and repeat; what was at "
-                "this path before is unchanged",
-                str(target),
-            ) from error
+            size = f" of {need / 2**20:.1f}" if need else ""
+            what = f"{written / 2**20:.1f}{size} MiB of the new file were written"
+            raise _disk_full(target, what, shutil.disk_usage(target.parent).free) from error
         raise
-    _sync(target.parent or ".")
+    _sync(target.parent)
+
+
+def _disk_full(target: Path, what: str, free: int) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"The disk is full: {what}, {free / 2**20:.1f} MiB are free now. Free some space and "
+        "repeat; what was at this path before is unchanged",
+        str(target),
+    )
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 
 from .checkpoint_config import config_from_checkpoint
 from .config import add_hrnet_config
-from .config_file import ConfigError, merge_file, merge_options
+from .config_file import ConfigError, check_pairs, merge_file, merge_options
 from .published import (
     ModelZooError,
     file_keys,
@@ -81,7 +81,8 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
         ConfigError: if the file cannot be used, or a key or value is wrong.
         CheckpointError: if the checkpoint brings no config.
     """
-    weights = dict(zip(opts[::2], opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    check_pairs(opts)
+    weights = dict(zip(opts[::2], opts[1::2], strict=True)).get("MODEL.WEIGHTS")
     if not path and weights:
         cfg = config_from_checkpoint(weights, keep=True)
         merge_options(cfg, opts)

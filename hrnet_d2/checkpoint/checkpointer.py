@@ -24,7 +24,7 @@ from .matching import MatchResult, layers, match_to_model
 from .recognition import Layout
 from .saved_files import LAST, find_last, remove_leftovers
 from .similar_names import match_similar_names
-from .values import non_finite
+from .values import LARGEST, examine
 
 __all__ = ["Checkpointer"]
 
@@ -80,7 +80,8 @@ class Checkpointer(DetectionCheckpointer):
         ``kwargs`` as ``name``.pth in ``save_dir``.
 
         The file is written aside and renamed: a file that was there stays until the new one is
-        complete. A model with NaN or infinite values is saved, and an error is logged.
+        complete. A model with NaN, infinite or absurdly large values is saved, and an error is
+        logged.
 
         Raises:
             OSError: if it cannot be written; on a full disk the message has the path, the size of
@@ -100,11 +101,12 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, basename)
         if os.path.basename(path) != basename:
             raise ValueError(f"{name!r} is not the name of a file in {self.save_dir}")
-        if broken := non_finite(state):
+        findings = examine(state)
+        if broken := findings.non_finite + findings.huge:
             self.logger.error(
-                f"{len(broken)} tensors of the model have NaN or infinite values: "
-                f"{', '.join(broken[:4])}{', ...' * (len(broken) > 4)}. The training has diverged; "
-                f"{path} is saved, but cannot be used"
+                f"{len(broken)} tensors of the model have values that are NaN, infinite or beyond "
+                f"{LARGEST:.0e}: {', '.join(broken[:4])}{', ...' * (len(broken) > 4)}. The "
+                f"training has diverged; {path} is saved, but cannot be used"
             )
         self.logger.info(f"Saving checkpoint to {path}")
         remove_leftovers(path)
@@ -174,7 +176,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             UnsafeCheckpointError: if the file refers to code.
             CheckpointError: if it cannot be downloaded or read, does not match the model, or has
-                values that are not finite. The model is unchanged.
+                values that no model can work with. The model is unchanged.
         """
         self._heuristics = False
         if path:
@@ -239,6 +241,12 @@ class Checkpointer(DetectionCheckpointer):
             usual = source.backbone_only and self.model.training
             say = self.logger.info if usual else self.logger.warning
             say(f"Not in the file, keep their initial values: {', '.join(initial)}")
+        if zero := self._match.zero:
+            self.logger.warning(
+                f"{source.path}: {len(zero)} weights are all 0, which training does not give: "
+                f"{', '.join(zero[:4])}{', ...' * (len(zero) > 4)}. These layers compute nothing; "
+                "the file may be damaged"
+            )
         if left:
             self.logger.warning(f"In the file, but not in the model: {', '.join(left)}")
 

@@ -16,7 +16,9 @@ from .errors import CheckpointError
 from .formats import CLASS_NAMES, CONFIG
 from .loading import Checkpoint, load_file
 from .matching import match_to_model
+from .mismatch import explain_values
 from .safetensors_file import write_safetensors
+from .values import examine, weights
 
 __all__ = ["Conversion", "convert"]
 
@@ -75,6 +77,8 @@ def convert(
             match_to_model(checkpoint, model)
         except CheckpointError as error:
             problems.append(str(error))
+    else:
+        problems += explain_values(examine(checkpoint.state), len(weights(checkpoint.state)))
     if target is not None and not problems:
         _write(checkpoint, target, config)
     return Conversion(checkpoint, _rows(checkpoint), problems)
@@ -101,7 +105,8 @@ def _write(checkpoint: Checkpoint, target: str, config: str | None) -> None:
         config = stated_config(checkpoint.settings)
     described: dict[str, Any] = {CONFIG: config, CLASS_NAMES: names}
     described = {key: value for key, value in described.items() if value is not None}
-    with atomic_write(target) as part:
+    need = sum(value.numel() * value.element_size() for value in state.values())
+    with atomic_write(target, need) as part:
         if target.endswith(".safetensors"):
             if names is not None:
                 described[CLASS_NAMES] = "\n".join(names)

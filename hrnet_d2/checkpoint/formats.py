@@ -1,11 +1,13 @@
 """Find the tensors in a file's content: wrappers and prefixes removed, class names kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+
+from hrnet_d2.text import printable
 
 from .errors import CheckpointError
 from .reading import RawCheckpoint
@@ -33,6 +35,7 @@ class Contents:
         meta: MMDetection's account of the training: its config, classes, version; else empty.
         config: the full config as YAML, in files of this package.
         wrapper: the key that holds the tensors; None if they are at the top level.
+        notes: what the file has that cannot be used, such as class names that are not texts.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -43,6 +46,7 @@ class Contents:
     meta: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
     wrapper: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def unwrap(raw: RawCheckpoint, path: str) -> Contents:
@@ -86,12 +90,16 @@ def unwrap(raw: RawCheckpoint, path: str) -> Contents:
     else:
         contents.extras = _heuristics(contents, content, wrapper)
     _read_meta(contents, content, raw.text)
+    if CLASS_NAMES in contents.extras:
+        contents.extras[CLASS_NAMES] = contents.class_names
     return contents
 
 
 def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, value in named.items():
+        if not str(name).isprintable():
+            raise CheckpointError(f"{path} has a tensor of the name {name!r}: no program names one so")
         if isinstance(value, torch.Tensor):
             tensors[str(name)] = value.detach()
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -144,20 +152,49 @@ def _read_meta(contents: Contents, content: Mapping, text: Mapping[str, str]) ->
     dataset = meta.get("dataset_meta")
     dataset = dataset if isinstance(dataset, Mapping) else {}
     candidates = (
-        content.get(CLASS_NAMES),
-        text[CLASS_NAMES].split("\n") if CLASS_NAMES in text else None,
-        dataset.get("classes"),
-        dataset.get("CLASSES"),
-        meta.get("CLASSES"),
+        (CLASS_NAMES, content.get(CLASS_NAMES)),
+        (CLASS_NAMES, text[CLASS_NAMES].split("\n") if CLASS_NAMES in text else None),
+        ("meta.dataset_meta.classes", dataset.get("classes")),
+        ("meta.dataset_meta.CLASSES", dataset.get("CLASSES")),
+        ("meta.CLASSES", meta.get("CLASSES")),
     )
-    for names in candidates:
+    for key, names in candidates:
         if isinstance(names, str):
             names = [names]
+        if names is None:
+            continue
         if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-            contents.class_names = list(names)
+            contents.class_names = _printable_names(key, names, contents)
             break
+        contents.notes.append(
+            f"its class names ({key}) are {_shown(names)} and are not used: they must be a list of "
+            "texts"
+        )
     version = meta.get("mmdet_version")
     contents.version = version if isinstance(version, str) else None
     contents.meta = meta
     config = text.get(CONFIG, content.get(CONFIG))
     contents.config = config if isinstance(config, str) else None
+    if config is not None and contents.config is None and contents.wrapper in ("model", None):
+        contents.notes.append(
+            f"its config is {_shown(config)} and is not used: this package saves YAML text"
+        )
+
+
+def _printable_names(key: str, names: Sequence[str], contents: Contents) -> list[str]:
+    """The names without control characters, which a terminal would obey."""
+    clean = [printable(name) for name in names]
+    odd = [name for name, old in zip(clean, names, strict=True) if name != old]
+    if odd:
+        contents.notes.append(
+            f"{len(odd)} of its class names ({key}) have control characters, which are written as "
+            f"text: {', '.join(map(repr, odd[:4]))}"
+        )
+    return clean
+
+
+def _shown(value: Any) -> str:
+    """A value of a wrong type, for a message."""
+    text = printable(repr(value) if isinstance(value, (int, float, str, list, tuple)) else "")
+    text = text if len(text) <= 60 else f"{text[:56]} ..."
+    return f"a {type(value).__name__}" + (f", {text}" if text else "")

@@ -33,6 +33,7 @@ class Checkpoint:
         class_names: names of the dataset's classes, if the file has them.
         meta: MMDetection's account of the training: its config, classes, version; else empty.
         config: the full config as YAML, in files of this package.
+        notes: what the file has that cannot be used, such as class names that are not texts.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Checkpoint:
     class_names: list[str] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def backbone_only(self) -> bool:
@@ -55,9 +57,11 @@ class Checkpoint:
     def settings(self) -> Settings:
         """What the file says of its model: input, classes, thresholds, arithmetic."""
         shapes = {name: tuple(value.shape) for name, value in self.state.items()}
-        return read_settings(
+        settings = read_settings(
             self.path, shapes, self.layout, self.meta, self.config, self.class_names
         )
+        settings.notes += self.notes
+        return settings
 
 
 def load_file(path: str, keep: bool = False) -> Checkpoint:
@@ -121,6 +125,7 @@ def account(contents: Contents, path: str) -> Checkpoint:
         class_names=contents.class_names,
         meta=contents.meta,
         config=contents.config,
+        notes=contents.notes,
     )
     ours = rename(tensors, layout, recognize_backbone(tensors, "backbone."))
     for name, value in tensors.items():

@@ -8,8 +8,8 @@ from torch import nn
 
 from .errors import CheckpointError
 from .loading import Checkpoint
-from .mismatch import Blocking, explain, explain_values
-from .values import negative_variances, non_finite, suitable
+from .mismatch import Blocking, explain, explain_kinds, explain_values
+from .values import examine, negative_variances, suitable, weights
 
 __all__ = [
     "MatchResult",
@@ -40,6 +40,7 @@ class MatchResult:
         unexpected: the file's tensors that the model does not have.
         wrong_shape: names mapped to the shapes in the file and in the model.
         unused: the file's tensors that this model does not need, mapped to the reason.
+        zero: weights to copy that are all 0, which training does not give.
     """
 
     state: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class MatchResult:
     unexpected: list[str] = field(default_factory=list)
     wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
+    zero: list[str] = field(default_factory=list)
 
 
 def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = False) -> MatchResult:
@@ -102,11 +104,14 @@ def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = Fal
 def check_values(
     result: MatchResult, checkpoint: Checkpoint, target: Mapping[str, torch.Tensor]
 ) -> None:
-    """Check layout, kind and finiteness of the tensors to copy; convert those of a wider dtype.
+    """Check layout, kind and values of the tensors to copy; convert those of a wider dtype.
+
+    Single weights that are all 0 are allowed, and listed in ``result.zero``.
 
     Raises:
         CheckpointError: if a tensor is not dense, is of another kind of number, or has values that
-            are not finite in the model's dtype, or a variance is negative.
+            are not finite in the model's dtype or absurdly large, if a variance is negative, or if
+            most weights are all 0.
     """
     unsuitable = {}
     for name, value in result.state.items():
@@ -115,9 +120,15 @@ def check_values(
             unsuitable[name] = problem
         else:
             result.state[name] = converted
-    broken = [] if unsuitable else non_finite(result.state)
-    if unsuitable or broken:
-        raise CheckpointError(explain_values(checkpoint.path, unsuitable, broken, target))
+    if unsuitable:
+        raise CheckpointError(explain_kinds(checkpoint.path, unsuitable, target))
+    findings = examine(result.state)
+    problems = explain_values(findings, len(weights(result.state)))
+    if problems:
+        raise CheckpointError(
+            "\n".join([f"{checkpoint.path} cannot be used; nothing was loaded", *problems])
+        )
+    result.zero = findings.zero
     if negative := negative_variances(result.state):
         raise CheckpointError(
             f"{checkpoint.path} cannot be used; nothing was loaded. {len(negative)} variances of "

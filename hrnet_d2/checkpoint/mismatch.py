@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 
 import torch
+import yaml
 from torch import nn
+
+from hrnet_d2.text import printable
 
 from .loading import Checkpoint
 from .recognition import Description, describe
+from .values import LARGEST, Findings
 
-__all__ = ["Blocking", "explain", "explain_values"]
+__all__ = ["Blocking", "explain", "explain_kinds", "explain_values"]
 
 Blocking = tuple[list[str], list[str], dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]
 _LISTED = 4
@@ -43,6 +47,8 @@ def explain(checkpoint: Checkpoint, model: nn.Module, blocking: Blocking, partia
     ours = describe({name: tuple(value.shape) for name, value in model.state_dict().items()})
     lines.append(f"The file holds: {theirs}. The model is: {ours}.")
     lines.append(_reason(theirs, ours, partial))
+    notes = [*checkpoint.notes, *_config_notes(checkpoint.config)]
+    lines += [f"About the file: {note}." for note in notes]
     return "\n".join(lines)
 
 
@@ -87,31 +93,64 @@ def _reason(theirs: Description, ours: Description, partial: bool) -> str:
     return " ".join(reasons) or "The file is damaged or belongs to another model."
 
 
-def explain_values(
-    path: str, unsuitable: Mapping[str, str], broken: list[str], target: Mapping[str, torch.Tensor]
+def _config_notes(text: str | None) -> list[str]:
+    """What is odd about the config in a file, from which its model may have been built."""
+    if text is None:
+        return []
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return ["its config is not YAML"]
+    if not isinstance(values, Mapping):
+        return [f"its config is a {type(values).__name__}, not a mapping of keys to values"]
+    if isinstance(values.get("MODEL"), Mapping):
+        return []
+    keys = ", ".join(printable(str(key)) for key in list(values)[:5])
+    return [f"its config has no MODEL section; it has: {keys or 'nothing'}"]
+
+
+def explain_kinds(
+    path: str, unsuitable: Mapping[str, str], target: Mapping[str, torch.Tensor]
 ) -> str:
-    """The message for tensors whose values cannot be copied.
+    """The message for tensors that are not dense or of another kind of number.
 
     Args:
         path: path of the file.
         unsuitable: our names of the tensors mapped to what they are.
-        broken: names of the tensors with values that are not finite.
         target: the model's tensors.
     """
-    lines = [f"{path} cannot be used; nothing was loaded"]
-    lines += _listed(
-        "not what the model needs",
+    items = [
+        f"{name}: {problem}; the model needs dense {str(target[name].dtype)[6:]} values"
+        for name, problem in unsuitable.items()
+    ]
+    return "\n".join(
         [
-            f"{name}: {problem}; the model needs dense {str(target[name].dtype)[6:]} values"
-            for name, problem in unsuitable.items()
-        ],
+            f"{path} cannot be used; nothing was loaded",
+            *_listed("not what the model needs", items),
+            "Save the plain weights: dense, not quantized, of floating point.",
+        ]
     )
-    lines += _listed(f"values that are NaN or infinite in {len(broken)} tensors", broken)
-    if broken:
+
+
+def explain_values(findings: Findings, total: int) -> list[str]:
+    """Lines on values that no model can work with; empty if there are none.
+
+    Args:
+        findings: of the tensors.
+        total: number of the weights that could be among ``findings.zero``.
+    """
+    broken, huge, zero = findings.non_finite, findings.huge, findings.zero
+    lines = _listed(f"values that are NaN or infinite in {len(broken)} tensors", broken)
+    lines += _listed(f"values beyond {LARGEST:.0e} in {len(huge)} tensors", huge)
+    if broken or huge:
         lines.append(
             "The training that wrote the file diverged, or the file is damaged: use an earlier "
             "checkpoint, or download it again."
         )
-    else:
-        lines.append("Save the plain weights: dense, not quantized, of floating point.")
-    return "\n".join(lines)
+    if zero and 2 * len(zero) >= total:
+        lines += _listed(f"weights that are all 0 in {len(zero)} of {total} tensors", zero)
+        lines.append(
+            "No training gives these: the file was written before the weights were filled in, or "
+            "it is damaged."
+        )
+    return lines

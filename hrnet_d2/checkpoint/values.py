@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-__all__ = ["negative_variances", "non_finite", "suitable"]
+__all__ = ["LARGEST", "Findings", "examine", "negative_variances", "non_finite", "suitable"]
+
+# Trained weights stay below 1e3, and statistics of unnormalized pixels below 1e6. A few layers with
+# values beyond this one overflow in single precision.
+LARGEST = 1e12
 
 
 def suitable(value: Any, target: torch.Tensor) -> tuple[torch.Tensor | None, str]:
@@ -47,15 +52,56 @@ def suitable(value: Any, target: torch.Tensor) -> tuple[torch.Tensor | None, str
         return None, described
 
 
+@dataclass
+class Findings:
+    """Names of the tensors whose values cannot be those of a trained model.
+
+    Attributes:
+        non_finite: they have NaN or infinite values.
+        huge: they have values beyond ``LARGEST``.
+        zero: weights of convolutions and linear layers, and running variances, that are all 0.
+            Biases, and weights of normalizations, may be.
+    """
+
+    non_finite: list[str] = field(default_factory=list)
+    huge: list[str] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
+
+
+def examine(state: Mapping[str, Any]) -> Findings:
+    """Look for values that are not finite, absurdly large or all zero, in one pass.
+
+    Args:
+        state: tensors by name, such as a model's ``state_dict()``; other values are skipped.
+    """
+    findings = Findings()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+            continue
+        if not (value.is_floating_point() or value.is_complex()):
+            continue
+        value = value.detach()
+        # Its norm is one fast pass. It may overflow or underflow, so it only acquits.
+        norm = _norm(value)
+        if not 0 < norm <= LARGEST:
+            if value.dtype.itemsize == 1:  # 8-bit floating point has few operations of its own
+                value = value.float()
+            if not bool(torch.isfinite(value).all()):
+                findings.non_finite.append(name)
+            elif value.abs().max().item() > LARGEST:
+                findings.huge.append(name)
+            elif _never_zero(name, value) and not bool(value.any()):
+                findings.zero.append(name)
+    return findings
+
+
 def non_finite(state: Mapping[str, Any]) -> list[str]:
     """Names of the tensors that have NaN or infinite values.
 
     Args:
         state: tensors by name, such as a model's ``state_dict()``; other values are skipped.
     """
-    return [
-        name for name, value in state.items() if isinstance(value, torch.Tensor) and _bad(value)
-    ]
+    return examine(state).non_finite
 
 
 def negative_variances(state: Mapping[str, Any]) -> list[str]:
@@ -76,14 +122,24 @@ def negative_variances(state: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _bad(value: torch.Tensor) -> bool:
-    if not (value.is_floating_point() or value.is_complex()) or value.is_meta:
-        return False
-    value = value.detach()
-    if value.dtype in (torch.float32, torch.float64):
-        # A sum is several times faster than isfinite; it may overflow, so it only acquits.
-        if math.isfinite(value.sum().item()):
-            return False
-    elif value.dtype.itemsize == 1:  # 8-bit floating point has few operations of its own
-        value = value.float()
-    return not bool(torch.isfinite(value).all())
+def _norm(value: torch.Tensor) -> float:
+    """The Euclidean norm; NaN for dtypes in which it is not computed fast."""
+    if value.dtype not in (torch.float32, torch.float64):
+        return math.nan
+    return float(torch.linalg.vector_norm(value))
+
+
+def _never_zero(name: str, value: torch.Tensor) -> bool:
+    return value.ndim >= 2 or name.endswith(".running_var")
+
+
+def weights(state: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that :func:`examine` would name as ``zero`` if they were."""
+    return [
+        name
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and value.numel()
+        and _never_zero(name, value)
+    ]

@@ -14,6 +14,7 @@ from torch import nn
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import CheckpointError, UnsafeCheckpointError, convert
 from hrnet_d2.checkpoint_config import checkpoint_settings, to_yaml
+from hrnet_d2.config_file import check_pairs
 from hrnet_d2.modeling import build_model
 
 __all__ = ["main"]
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
     args = parser.parse_args(arguments)
 
+    check_pairs(args.opts)
     model = _build(args.config, args.opts) if args.config else None
     conversion = convert(args.source, args.target, model, _config_text(args.source))
     if not args.quiet:

@@ -9,6 +9,7 @@ from hrnet_d2.data import DatasetError
 from hrnet_d2.engine import DivergedError, MemoryExhaustedError
 from hrnet_d2.engine.memory import explain_out_of_memory
 from hrnet_d2.model_zoo import ModelZooError
+from hrnet_d2.text import printable
 
 __all__ = ["USER_ERRORS", "run"]
 
@@ -37,7 +38,8 @@ def run(main: Callable[[Sequence[str], str], int], arguments: Sequence[str], pro
         ):
             return main(arguments, prog)
     except USER_ERRORS as error:
-        print(f"{prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        message = printable(str(error), keep="\n\t")  # names in files may have escapes
+        print(f"{prog}: {type(error).__name__}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 
 import hrnet_d2
-from hrnet_d2.config_file import ConfigError
+from hrnet_d2.config_file import ConfigError, with_weights
 from hrnet_d2.data import ImageReadError, read_image
 from hrnet_d2.file_io import atomic_write
 
@@ -35,9 +35,9 @@ class _Job:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Draw the detections; the status is 1 if an image could not be read or written."""
     args = _parse(arguments, prog)
+    options = with_weights(args.opts, args.weights)
     jobs = _plan(args.input, Path(args.output))
-    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    cfg = hrnet_d2.model_zoo.load_config(args.config_file, [*args.opts, *weights])
+    cfg = hrnet_d2.model_zoo.load_config(args.config_file, options)
     predictor = hrnet_d2.Predictor(cfg)
     failed = 0
     for start in range(0, len(jobs), IMAGES_AT_ONCE):

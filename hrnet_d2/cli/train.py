@@ -8,6 +8,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.config_file import with_weights
 from hrnet_d2.engine import Trainer, argument_parser, evaluate, launch, setup
 from hrnet_d2.engine.watch import watch_ranks
 
@@ -33,7 +34,6 @@ def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int
     parser = argument_parser(prog)
     args = parser.parse_args(arguments)
     args.eval_only = args.eval_only or eval_only
-    if args.weights:
-        args.opts += ["MODEL.WEIGHTS", args.weights]
+    args.opts = with_weights(args.opts, args.weights)
     launch(job, args, model_zoo.load_config(args.config_file, args.opts))
     return 0
