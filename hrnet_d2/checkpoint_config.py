@@ -83,7 +83,7 @@ def config_from_checkpoint(path: str, keep: bool = False) -> CfgNode:
     cfg = _config(settings)
     cfg.MODEL.WEIGHTS = path
     for note in settings.notes:
-        logger.warning("%s: %s", path, printable(note))
+        _say(f"{path}: {printable(note)}", logging.WARNING)
     if settings.assumed:
         logger.info("%s does not say, so it is assumed: %s", path, "; ".join(settings.assumed))
     if settings.unread:
@@ -244,7 +244,7 @@ def _stored(settings: Settings) -> dict[str, Any]:
     try:
         stored = yaml.load(settings.config, Loader=_YAML)
         if not isinstance(stored, dict):
-            raise ValueError(f"it is a {type(stored).__name__}, not a mapping of keys to values")
+            raise ValueError(f"it is of type {type(stored).__name__}, not a mapping of keys to values")
         return {key: _printable(value) for key, value in _flat(stored)}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{settings.path}: its config cannot be read: {error}") from None

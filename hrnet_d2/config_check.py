@@ -5,12 +5,14 @@ and :class:`hrnet_d2.Predictor` check a config by it.
 """
 
 import difflib
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils.logger import log_first_n
 
 from .config_file import ConfigError
 from .config_parts import is_two_stage as _is_two_stage
@@ -35,7 +37,7 @@ class Rule:
 
 
 def check_config(cfg: CfgNode, *, train: bool = True) -> None:
-    """Check every value that has a rule, and rules between keys.
+    """Check every value that has a rule, and rules between keys; warn of what has no effect.
 
     Args:
         cfg: a full config.
@@ -64,6 +66,24 @@ def check_config(cfg: CfgNode, *, train: bool = True) -> None:
             problems[0]
             if len(problems) == 1
             else "\n  - ".join(["The config cannot work:", *problems])
+        )
+    for doubt in _doubts(cfg) if train else ():
+        log_first_n(logging.WARNING, doubt, name=__name__, key="message")
+
+
+def _doubts(cfg: CfgNode) -> Iterable[str]:
+    """What works, and hardly as it was meant."""
+    solver = cfg.SOLVER
+    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if late and solver.LR_SCHEDULER_NAME != "WarmupCosineLR":
+        yield (
+            f"SOLVER.STEPS {tuple(solver.STEPS)}: the learning rate is not reduced at "
+            f"{', '.join(map(str, late))}, since training ends at SOLVER.MAX_ITER {solver.MAX_ITER}"
+        )
+    if solver.WARMUP_ITERS >= solver.MAX_ITER:
+        yield (
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS}: the warmup never ends and SOLVER.BASE_LR "
+            f"is not reached, since training ends at SOLVER.MAX_ITER {solver.MAX_ITER}"
         )
 
 

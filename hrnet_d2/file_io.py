@@ -78,14 +78,21 @@ def _disk_full(target: Path, what: str, free: int) -> OSError:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Also as torch's C++ writer and other libraries report it, as a RuntimeError."""
+    """Also as torch's C++ writer and the one of safetensors report it, without a number.
+
+    A limit of the process or of the file system on the size of a file looks the same to them.
+    """
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "No space left on device" in text
-        or "unexpected pos" in text
-        or "PytorchStreamWriter failed writing" in text
+    return isinstance(error, Exception) and any(
+        words in text
+        for words in (
+            "No space left on device",
+            "File too large",
+            "unexpected pos",
+            "PytorchStreamWriter failed writing",
+        )
     )
 
 

@@ -1,6 +1,11 @@
 """Text of files that others wrote, made safe to print."""
 
+import re
+
 __all__ = ["printable"]
+
+# Control characters, and those that turn the direction of the text after them.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -12,8 +17,9 @@ def printable(text: str, keep: str = "") -> str:
         text: any text.
         keep: characters to leave as they are.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
-    )
+
+    def escape(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if character in keep else character.encode("unicode_escape").decode()
+
+    return _UNSAFE.sub(escape, text)

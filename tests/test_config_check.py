@@ -128,3 +128,19 @@ def test_what_a_model_does_not_read_is_not_checked():
     options = ["MODEL.ROI_HEADS.NAME", "Foo", "MODEL.ANCHOR_GENERATOR.SIZES", "[[-8]]"]
     check_config(model_zoo.load_config(FCOS, options))
     check_config(model_zoo.load_config(FASTER, ["INPUT.CROP.SIZE", "[0.0, 0.0]", "SEED", "-5"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["SOLVER.STEPS", "(50, 80)", "SOLVER.MAX_ITER", "80"], "not reduced at 80, since"),
+        (["SOLVER.STEPS", "(900, 950)", "SOLVER.MAX_ITER", "81"], "not reduced at 900, 950"),
+        (["SOLVER.WARMUP_ITERS", "83", "SOLVER.MAX_ITER", "82"], "the warmup never ends"),
+    ],
+)
+def test_schedules_that_outlast_the_training(caplog, options, words):
+    cfg = model_zoo.load_config(FASTER, ["SOLVER.STEPS", "(5,)", *options])
+    check_config(cfg, train=False)
+    assert words not in caplog.text
+    check_config(cfg)
+    assert words in caplog.text and "SOLVER.MAX_ITER" in caplog.text

@@ -98,8 +98,10 @@ def unwrap(raw: RawCheckpoint, path: str) -> Contents:
 def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, value in named.items():
-        if not str(name).isprintable():
-            raise CheckpointError(f"{path} has a tensor of the name {name!r}: no program names one so")
+        if printable(str(name)) != str(name):
+            raise CheckpointError(
+                f"{path} has a tensor with control characters in its name: {printable(str(name))}"
+            )
         if isinstance(value, torch.Tensor):
             tensors[str(name)] = value.detach()
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -197,4 +199,4 @@ def _shown(value: Any) -> str:
     """A value of a wrong type, for a message."""
     text = printable(repr(value) if isinstance(value, (int, float, str, list, tuple)) else "")
     text = text if len(text) <= 60 else f"{text[:56]} ..."
-    return f"a {type(value).__name__}" + (f", {text}" if text else "")
+    return f"of type {type(value).__name__}" + (f" ({text})" if text else "")

@@ -102,7 +102,7 @@ def _config_notes(text: str | None) -> list[str]:
     except (yaml.YAMLError, ValueError, RecursionError):
         return ["its config is not YAML"]
     if not isinstance(values, Mapping):
-        return [f"its config is a {type(values).__name__}, not a mapping of keys to values"]
+        return [f"its config is of type {type(values).__name__}, not a mapping of keys to values"]
     if isinstance(values.get("MODEL"), Mapping):
         return []
     keys = ", ".join(printable(str(key)) for key in list(values)[:5])

@@ -1,6 +1,8 @@
 """Conversion: an account of every tensor, and a file that loads as the source does."""
 
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -141,3 +143,48 @@ def test_the_tool_takes_changes_of_the_config(file, tmp_path, tool):
     arguments = [file, str(tmp_path / "z.pth"), "--quiet", "--config", str(tmp_path / "tiny.yaml")]
     assert tool.main(arguments) == 0
     assert tool.main([*arguments, "--opts", "MODEL.ROI_HEADS.NUM_CLASSES", "9"]) == 1
+
+
+def test_a_target_in_a_folder_that_is_not_there(tmp_path):
+    path = samples.save_mmdet(samples.model(), tmp_path / "x.pth")
+    target = tmp_path / "gone" / "y.pth"
+    with pytest.raises(FileNotFoundError, match=f"no folder {target.parent}") as error:
+        convert(path, str(target))
+    assert error.value.filename == str(target) and ".part" not in str(error.value)
+
+
+LIMITED = """
+import resource, signal, sys
+from hrnet_d2.checkpoint import convert
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    convert(sys.argv[1], sys.argv[2])
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_disk_that_becomes_full(tmp_path, suffix):
+    """The operating system refuses to write beyond a limit, as on a full disk."""
+    path = samples.save_mmdet(samples.model(), tmp_path / "x.pth")
+    target = tmp_path / f"y{suffix}"
+    target.write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, path, str(target)],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert str(target) in done.stdout and "MiB" in done.stdout and "free" in done.stdout
+    assert target.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pth", target.name]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_disk_that_is_full(tmp_path, monkeypatch, suffix):
+    path = samples.save_mmdet(samples.model(), tmp_path / "x.pth")
+    (tmp_path / f"y{suffix}").write_text("old")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match=rf"needs \d+\.\d MiB, 0.0 MiB are free.*y\{suffix}"):
+        convert(path, str(tmp_path / f"y{suffix}"))
+    assert (tmp_path / f"y{suffix}").read_text() == "old"

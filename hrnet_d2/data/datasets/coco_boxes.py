@@ -10,6 +10,7 @@ from .report import Report, entry_id, some
 __all__ = ["check_boxes", "is_number"]
 
 MAX_COORDINATE = 1e7  # of a box, in pixels
+LEAST_FILL = 0.01  # of a box that most objects cover
 
 _ABSENT = object()
 
@@ -30,6 +31,7 @@ def check_boxes(
     """
     boxed, boxes = _sound_boxes(annotations, report)
     _check_areas(boxed, report)
+    _compare_areas(boxed, boxes, report)
     images = [a.get("image_id") for a in boxed]
     if not set(map(type, images)) <= {int} or not sizes.keys() >= set(images):
         known = [i for i, image in enumerate(images) if type(image) is int and image in sizes]
@@ -139,6 +141,37 @@ def _check_areas(annotations: list[dict], report: Report) -> None:
         report.warnings.append(
             f'{len(odd)} annotations have an "area" that is not a number of at least 0 (ids '
             f"{some(odd)}): the area of the box is used"
+        )
+
+
+def _compare_areas(annotations: list[dict], boxes: np.ndarray, report: Report) -> None:
+    """Areas that their boxes rule out become those of the boxes.
+
+    COCO's evaluation sorts objects into small, medium and large ones by "area", which is that of
+    the mask, or of the box if there is none.
+    """
+    areas = np.array([a["area"] for a in annotations], dtype=np.float64)
+    width, height = boxes[:, 2], boxes[:, 3]
+    sound = (width >= 1) & (height >= 1)
+    of_boxes = width * height
+    wrong = np.flatnonzero(sound & ((areas == 0) | (areas > 2 * of_boxes + 4)))
+    for i in wrong:
+        annotations[i]["area"] = float(of_boxes[i])
+    if len(wrong):
+        ids = some(entry_id(annotations[i]) for i in wrong)
+        report.repairs.append(f"{len(wrong)} areas that do not fit their box (the box's)")
+        report.warnings.append(
+            f'{len(wrong)} of {len(annotations)} annotations have an "area" of 0, or of more than '
+            f"twice their box (ids {ids}): the area of the box is used, since the evaluation of "
+            "small, medium and large objects depends on it"
+        )
+    rest = sound & (areas > 0)
+    rest[wrong] = False
+    if rest.any() and np.median(areas[rest] / of_boxes[rest]) < LEAST_FILL:
+        report.warnings.append(
+            f'most objects have an "area" of less than {LEAST_FILL:.0%} of their box: it should be '
+            "in square pixels of the image. The evaluation of small, medium and large objects "
+            "depends on it"
         )
 
 

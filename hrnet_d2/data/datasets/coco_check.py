@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from .coco_schema import (
     check_tables,
     renumber_ids,
 )
-from .report import DatasetError, Report, some
+from .report import DatasetError, Report, entry_id, some
 
 __all__ = [
     "CocoFile",
@@ -49,6 +50,8 @@ class CocoFile:
     """Numbers of annotations, see :func:`coco_schema.check_annotations`."""
     repairs: list[str] = field(default_factory=list)
     """How ``data`` differs from the file."""
+    without_pixels: list[dict] = field(default_factory=list)
+    """Annotations whose segmentation has no pixel; only looked for with ``masks``."""
 
     @property
     def class_names(self) -> list[str]:
@@ -98,7 +101,9 @@ def read_coco(
         categories = sorted((c["id"], c["name"]) for c in data["categories"])
         renumber_ids(data, report)
     report.log_warnings(logger)
-    return CocoFile(path, image_root, data, categories, counts, report.repairs)
+    return CocoFile(
+        path, image_root, data, categories, counts, report.repairs, report.without_pixels
+    )
 
 
 @contextlib.contextmanager
@@ -121,17 +126,47 @@ def parse(path: str | os.PathLike[str], report: Report) -> Any:
     """
     raw = Path(path).read_bytes()
     encoding = json.detect_encoding(raw)
+    repeated: list[tuple[dict, list[str]]] = []
+    same = True
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal same
+        entry = dict(pairs)
+        if len(entry) != len(pairs):
+            keys = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+            repeated.append((entry, keys))
+            same = same and all(entry[key] == value for key, value in pairs)
+        return entry
+
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_pairs_hook=build)
     except ValueError as error:  # of JSON, of its text encoding, or of numbers
         raise DatasetError(f"{path} is not a JSON file: {error}") from error
     except RecursionError as error:
         raise DatasetError(
             f"{path} is not an annotation file: its JSON is nested too deeply"
         ) from error
+    if repeated:
+        _report_repeated(data, repeated, same, report)
     if encoding != "utf-8":
         report.repairs.append(f"the encoding {encoding}, which other tools do not read")
     return data
+
+
+def _report_repeated(
+    data: Any, repeated: list[tuple[dict, list[str]]], same: bool, report: Report
+) -> None:
+    """Keys that an object has twice; JSON leaves open which value counts, Python takes the last."""
+    places = [
+        ", ".join(f'"{key}"' for key in keys)
+        + (" at the top of the file" if entry is data else f" (id {entry_id(entry)})")
+        for entry, keys in repeated
+    ]
+    text = f"{len(repeated)} objects have a key twice: {some(places)}"
+    if same:
+        report.warnings.append(f"{text}; the values are the same")
+    else:
+        report.errors.append(f"{text}. Only one value of each would be read: remove the other")
 
 
 def check_coco(

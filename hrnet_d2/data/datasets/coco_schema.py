@@ -4,9 +4,12 @@ The checks go through a file's content column by column, collect every problem i
 :class:`Report`, and repair in place what has only one meaning.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
+
+from hrnet_d2.text import printable
 
 from .coco_boxes import check_boxes, is_number
 from .coco_segmentations import check_segmentations_of
@@ -77,6 +80,31 @@ def check_categories(data: dict, report: Report, *, lenient: bool = False) -> No
         twice = _repeated([c[key] for c in good])
         if twice:
             report.errors.append(f"several categories have the {key} {some(twice)}")
+    _check_names(good, report)
+
+
+def _check_names(categories: list[dict], report: Report) -> None:
+    """Names that differ only in how they are written, and control characters in names."""
+    odd = [c for c in categories if printable(c["name"]) != c["name"]]
+    for category in odd:
+        category["name"] = printable(category["name"].strip())
+    if odd:
+        names = some(f"{c['name']!r} (id {c['id']})" for c in odd)
+        report.repairs.append(f"{len(odd)} names of categories with control characters")
+        report.warnings.append(
+            f"{len(odd)} categories have a name with control characters, which are removed or "
+            f"written as text: {names}"
+        )
+    alike: dict[str, set[str]] = {}
+    for category in categories:
+        plain = re.sub(r"[\s_-]+", " ", category["name"]).strip().casefold()
+        alike.setdefault(plain, set()).add(category["name"])
+    for names in alike.values():
+        if len(names) > 1:
+            report.warnings.append(
+                f"the categories {', '.join(map(repr, sorted(names)))} differ only in case, spaces "
+                "or hyphens and are learned as different classes: merge them if they are one"
+            )
 
 
 def check_images(data: dict, report: Report) -> dict[int, tuple[int, int]]:

@@ -2,8 +2,10 @@
 
 import itertools
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 
 from hrnet_d2.data.segmentations import (
     SegmentationError,
@@ -74,8 +76,9 @@ def check_segmentations_of(
             a for a, good in zip(compressed, valid, strict=True) if not good
         ]
 
-    if masks:
+    if masks and not any(malformed.values()):
         _compare_with_boxes(annotations, report)
+        _find_empty_masks(annotations, sizes, report)
     for what, found in repaired.items():
         if found:
             report.repairs.append(
@@ -119,6 +122,44 @@ def _compare_with_boxes(annotations: list[dict], report: Report) -> None:
             f"{len(beside)} of {len(annotations)} segmentations do not touch their box (ids "
             f"{some(beside)}): check that both are of the same object, in pixels of the image"
         )
+
+
+def _find_empty_masks(
+    annotations: list[dict], sizes: dict[int, tuple[int, int]], report: Report
+) -> None:
+    """Objects whose polygons or encoding, all of them well-formed, cover no pixel."""
+    empty = []
+    for annotation in annotations:
+        value = annotation.get("segmentation")
+        if not value or annotation.get("iscrowd") == 1:
+            continue
+        size = sizes[annotation["image_id"]]
+        if type(value) is list and _has_area(value[0], *size):
+            continue
+        rle: Any = value
+        if type(value) is list or type(value["counts"]) is list:
+            rle = mask_util.frPyObjects(value, *size)
+        if not np.any(mask_util.area(rle)):
+            empty.append(annotation)
+    if empty:
+        report.without_pixels = empty
+        report.warnings.append(
+            f"{len(empty)} of {len(annotations)} segmentations cover no pixel (polygons without "
+            f"area, or empty encodings) and their objects are left out of training (annotations "
+            f"{some(a.get('id') for a in empty)}); no predicted mask can match them in an "
+            "evaluation"
+        )
+
+
+def _has_area(polygon: list, height: int, width: int) -> bool:
+    """Whether three points that are far apart in the polygon's order, of which one is in the
+    image, span more than a pixel."""
+    third = len(polygon) // 6 * 2
+    x, y = polygon[0], polygon[1]
+    x1, y1 = polygon[third], polygon[third + 1]
+    x2, y2 = polygon[2 * third], polygon[2 * third + 1]
+    inside = 0 <= x < width and 0 <= y < height
+    return inside and bool(abs((x1 - x) * (y2 - y) - (x2 - x) * (y1 - y)) > 4)
 
 
 def _begins_outside(polygons: list, box: list) -> bool:

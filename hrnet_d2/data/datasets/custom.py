@@ -157,7 +157,8 @@ def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
         MetadataCatalog.remove(name)
     json_file = str(_complete(file))
     root, maps = paths[1], paths[2] if sem_seg_root else None
-    DatasetCatalog.register(name, lambda: _load(json_file, root, maps, name))
+    left_out = {annotation["id"] for annotation in file.without_pixels}
+    DatasetCatalog.register(name, lambda: _load(json_file, root, maps, name, left_out))
     metadata = MetadataCatalog.get(name)
     metadata.set(
         json_file=json_file,
@@ -171,8 +172,14 @@ def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
     return name
 
 
-def _load(json_file: str, image_root: str, sem_seg_root: str | None, name: str) -> list[dict]:
-    records = load_coco_json(json_file, image_root, name)
+def _load(
+    json_file: str, image_root: str, sem_seg_root: str | None, name: str, left_out: set[int]
+) -> list[dict]:
+    """Detectron2's records, without the objects whose id is in ``left_out``."""
+    records = load_coco_json(json_file, image_root, name, ["id"] if left_out else None)
+    for record in records if left_out else ():
+        kept = [a for a in record["annotations"] if a.pop("id") not in left_out]
+        record["annotations"] = kept
     if sem_seg_root is not None:
         for record in records:
             file_name = os.path.relpath(record["file_name"], image_root)
@@ -221,6 +228,12 @@ def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Pa
         )
     if cfg.MODEL.MASK_ON:
         _check_segmentations(train, crowds=False)
+        if len(train.without_pixels) == len(train.data["annotations"]) - train.counts["crowds"]:
+            raise DatasetError(
+                f"{train.path} has no mask to learn from: the segmentations of all "
+                f"{len(train.without_pixels)} objects cover no pixel. Train a box model, or "
+                "correct them"
+            )
     if uses_semantic_maps(cfg) and train_sem_seg is None:
         raise DatasetError(
             "HTC's semantic branch learns from semantic maps. Give them (--train-sem-seg FOLDER), "

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from hrnet_d2.text import printable
+
 __all__ = ["DatasetError", "Report", "entry_id", "some"]
 
 SHOWN = 5  # examples of a kind of problem in a message
@@ -23,6 +25,8 @@ class Report:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.repairs: list[str] = []
+        # Annotations whose segmentation has no pixel, if a model of masks is to learn from it.
+        self.without_pixels: list[dict] = []
 
     def raise_errors(self) -> None:
         """
@@ -53,6 +57,7 @@ def entry_id(entry: dict) -> Any:
 
 def _short(value: Any) -> str:
     text = f"{float(value):.3g}" if _is_long(value) else str(value)
+    text = printable(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
