@@ -244,7 +244,9 @@ def _stored(settings: Settings) -> dict[str, Any]:
     try:
         stored = yaml.load(settings.config, Loader=_YAML)
         if not isinstance(stored, dict):
-            raise ValueError(f"it is of type {type(stored).__name__}, not a mapping of keys to values")
+            raise ValueError(
+                f"it is of type {type(stored).__name__}, not a mapping of keys to values"
+            )
         return {key: _printable(value) for key, value in _flat(stored)}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{settings.path}: its config cannot be read: {error}") from None
@@ -262,7 +264,9 @@ def _merge_stored(cfg: CfgNode, stored: dict[str, Any], settings: Settings) -> N
         if key in _OF_THE_RUN or key == "VERSION" or _get(cfg, key) is _ABSENT:
             continue
         if key == "DATASETS.CLASS_NAMES" and not _are_names(value):
-            settings.notes.append(f"its {key} is not a list of texts and is not used: {value!r:.60}")
+            settings.notes.append(
+                f"its {key} is not a list of texts and is not used: {value!r:.60}"
+            )
             continue
         _set(cfg, {key: value}, settings.path)
     names = settings.class_names
@@ -282,7 +286,9 @@ def _unknown_keys(cfg: CfgNode, stored: dict[str, Any]) -> list[str]:
         return []
     listed = ", ".join(unknown[:10]) + (f", ... ({len(unknown)} in all)" if unknown[10:] else "")
     if BASE_KEY in unknown:
-        listed += f" ({BASE_KEY} works in config files only: nothing was read from the file it names)"
+        listed += (
+            f" ({BASE_KEY} works in config files only: nothing was read from the file it names)"
+        )
     if len(unknown) == len(stored):
         return [f"its config has no key of this package and is not used; it has: {listed}"]
     return [f"keys of its config that are unknown here are left out: {listed}"]

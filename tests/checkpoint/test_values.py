@@ -57,7 +57,7 @@ def test_large_statistics_are_fine(source, tmp_path):
 @pytest.mark.parametrize("which", ["all", "convolutions"])
 def test_a_model_of_zeros_is_refused(source, tmp_path, which):
     state = tensors(source)
-    for name, value in state.items():
+    for value in state.values():
         if which == "all" or value.ndim == 4:
             value.zero_()
     torch.save({"model": state}, tmp_path / "x.pth")
