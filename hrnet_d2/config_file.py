@@ -136,9 +136,26 @@ class _Reader(CfgNode):
         return io.StringIO(text)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML forbids a key twice in one mapping; PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value} is there twice: merge the two",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add(key.value)
+        values: dict[Any, Any] = super().construct_mapping(node, deep)
+        return values
+
+
 def _check_text(filename: str, text: str) -> None:
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_UniqueKeys)
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(

@@ -96,3 +96,16 @@ def test_a_saved_config_reads_back(tmp_path):
     path.write_text(cfg.dump())
     saved = yaml.safe_load(cfg.dump())
     assert yaml.safe_load(model_zoo.load_config(str(path)).dump()) == saved
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("SOLVER: {MAX_ITER: 3}\nSOLVER: {BASE_LR: 0.1}\n", "SOLVER", 2),
+        ("SOLVER:\n  MAX_ITER: 3\n  BASE_LR: 0.1\n  MAX_ITER: 4\n", "MAX_ITER", 4),
+    ],
+)
+def test_a_key_given_twice(tmp_path, text, key, line):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"a\.yaml.*the key {key} is there twice.*line {line}"):
+        model_zoo.load_config(str(tmp_path / "a.yaml"))

@@ -83,7 +83,10 @@ def unwrap(raw: RawCheckpoint, path: str) -> Contents:
     contents = Contents(tensors, wrapper=wrapper)
     _set_averages_aside(contents)
     if not contents.tensors:
-        keys = ", ".join(map(str, list(content)[:5]))
+        keys = ", ".join(
+            f"{printable(str(key))} ({type(value).__name__})"
+            for key, value in list(content.items())[:5]
+        )
         raise CheckpointError(f"{path} holds no tensors; it has: {keys or 'nothing'}")
     if wrapper == "model":
         contents.extras = {key: value for key, value in content.items() if key != "model"}
@@ -104,6 +107,11 @@ def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
             )
         if isinstance(value, torch.Tensor):
             tensors[str(name)] = value.detach()
+        elif not getattr(value, "of_numbers", True):
+            if not bare:
+                raise CheckpointError(
+                    f"{path}: {name} is an array of objects or texts, not numbers"
+                )
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             native = value.astype(value.dtype.newbyteorder("="), copy=False)
             tensors[str(name)] = torch.from_numpy(np.array(native, copy=True, order="C"))

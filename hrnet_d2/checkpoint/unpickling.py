@@ -96,6 +96,8 @@ class _Dtype:
 class _Array(np.ndarray):
     """A NumPy array that takes only numbers as its state, as many as its shape says."""
 
+    of_numbers = True
+
     def set_state(self, state: Any) -> None:
         shape, dtype, fortran, data = state[-4:]
         if not isinstance(dtype, _Dtype):
@@ -103,7 +105,8 @@ class _Array(np.ndarray):
         if isinstance(data, str):  # written by Python 2
             data = data.encode("latin1")
         if dtype.value is None or not isinstance(data, (bytes, bytearray)):
-            return  # text or objects: stays empty
+            self.of_numbers = False  # text or objects: stays empty
+            return
         values = _numbers(bytes(data), dtype, shape)
         checked: Any = (1, tuple(shape), values.dtype, bool(fortran), bytes(data))
         super().__setstate__(checked)

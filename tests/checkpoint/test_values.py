@@ -1,9 +1,11 @@
 """Weights, names and configs in a file that can be read but are not those of a trained model."""
 
 import logging
+import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -188,3 +190,12 @@ def test_options_that_are_no_pairs(tmp_path, capsys, command):
     assert "pairs of KEY VALUE, got 1 words: SOLVER.MAX_ITER" in error
     assert main([*arguments, "MODEL.WEIGHTS", "y.pth"]) == 1
     assert "--weights is x.pth and the option MODEL.WEIGHTS is y.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.array(["text"]), np.array([None], dtype=object)])
+def test_arrays_of_something_other_than_numbers(source, tmp_path, value):
+    arrays = {name: tensor.numpy() for name, tensor in tensors(source).items()}
+    name = "proposal_generator.rpn_head.anchor_deltas.bias"
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {**arrays, name: value}}))
+    with pytest.raises(CheckpointError, match=f"x.pkl: {name} is an array of objects or texts"):
+        load_file(str(tmp_path / "x.pkl"))
