@@ -99,11 +99,11 @@ def _check_names(categories: list[dict], report: Report) -> None:
     for category in categories:
         plain = re.sub(r"[\s_-]+", " ", category["name"]).strip().casefold()
         alike.setdefault(plain, set()).add(category["name"])
-    for names in alike.values():
-        if len(names) > 1:
+    for variants in alike.values():
+        if len(variants) > 1:
             report.warnings.append(
-                f"the categories {', '.join(map(repr, sorted(names)))} differ only in case, spaces "
-                "or hyphens and are learned as different classes: merge them if they are one"
+                f"the categories {', '.join(map(repr, sorted(variants)))} differ only in case, "
+                "spaces or hyphens and are learned as different classes: merge them if they are one"
             )
 
 
