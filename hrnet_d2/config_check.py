@@ -154,6 +154,10 @@ RULES: dict[str, Rule] = {
     "MODEL.PIXEL_STD": _all("numbers above 0", _is_positive),
     "MODEL.HRNETV2P.WIDTH": _when(_whole(1), _is_hrnet),
     "MODEL.HRNETV2P.NORM": _when(_one_of(*NORMS[:-1]), _is_hrnet),
+    "MODEL.HRNETV2P.NORM_EVAL": _when(
+        Rule("True, False or 'auto' (None)", lambda v: isinstance(v, bool) or v == "auto"),
+        _is_hrnet,
+    ),
     "MODEL.HRNETV2P.FREEZE_AT": _when(
         Rule("a whole number from 0 to 5", lambda v: _is_whole(v, 0) and v <= 5), _is_hrnet
     ),

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import find_last
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+from hrnet_d2.config import upgrade_config
 from hrnet_d2.config_check import check_config
 from hrnet_d2.data import check_datasets, configure_custom_data
 from hrnet_d2.file_io import atomic_write
@@ -102,6 +103,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     setup_logger(distributed_rank=comm.get_rank(), name="hrnet_d2")
     cfg = model_zoo.load_config(args.config_file, args.opts) if cfg is None else cfg.clone()
     cfg.defrost()
+    upgrade_config(cfg)
     if args.config_file:
         args.config_file = model_zoo.config_path(args.config_file)  # which Detectron2 logs
     if args.train_data or args.val_data:

@@ -395,12 +395,12 @@ def _warn_of_recipe(cfg: CfgNode) -> None:
             rate * solver.IMS_PER_BATCH / batch,
         )
     if (
-        cfg.MODEL.HRNETV2P.NORM_EVAL
+        cfg.MODEL.HRNETV2P.NORM_EVAL is True
         and not cfg.MODEL.WEIGHTS
         and "hrnet" in cfg.MODEL.BACKBONE.NAME
     ):
         logger.warning(
             "MODEL.WEIGHTS is empty and MODEL.HRNETV2P.NORM_EVAL is True: normalization layers "
             "would keep statistics that were never measured. To train from scratch set "
-            "MODEL.HRNETV2P.NORM_EVAL False"
+            "MODEL.HRNETV2P.NORM_EVAL to None (auto) or False"
         )
