@@ -169,22 +169,30 @@ def test_a_resumed_run_that_holds_goes_on(tmp_path, measured):
     assert not measures(fresh)
 
 
-def test_our_checkpointer_resumes_in_a_loop_without_event_storage(tmp_path, measured):
-    net = HRNet(4)
-    step(net)
-    Checkpointer(net, str(tmp_path)).save("model_0000000")
-    resumed, tuned = HRNet(4), HRNet(4)
-    Checkpointer(resumed, str(tmp_path)).resume_or_load("")
-    Checkpointer(tuned).load(str(tmp_path / "model_0000000.pth"))
-    assert measures(resumed) and not measures(tuned)
+class Detector(nn.Module):
+    """Somebody's own, around the backbone."""
 
-    held = HRNet(4)
-    held.load_state_dict(plain(measured))
-    step(held)
-    Checkpointer(held, str(tmp_path)).save("model_0000001")
-    resumed = HRNet(4)
-    Checkpointer(resumed, str(tmp_path)).resume_or_load("")
-    assert not measures(resumed)
+    def __init__(self):
+        super().__init__()
+        self.backbone = HRFPN(HRNet(4), out_channels=8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(f.mean() for f in self.backbone(x).values())
+
+
+def test_our_checkpointer_resumes_in_a_loop_without_event_storage(tmp_path, measured):
+    for loaded in (False, True):
+        folder, net = str(tmp_path / str(loaded)), Detector()
+        (tmp_path / str(loaded)).mkdir()
+        if loaded:
+            net.backbone.bottom_up.load_state_dict(plain(measured))
+        step(net)
+        Checkpointer(net, folder).save("model_0000000")
+        resumed, tuned = Detector().train(), Detector()
+        Checkpointer(resumed, folder).resume_or_load("")
+        Checkpointer(tuned).load(f"{folder}/model_0000000.pth")
+        assert measures(resumed.backbone.bottom_up) != loaded
+        assert not measures(tuned.backbone.bottom_up)
 
 
 def test_the_choice_adds_nothing_to_the_state_dict(measured):
