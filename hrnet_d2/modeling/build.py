@@ -6,6 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model as _build_model
 from torch import nn
 
+from hrnet_d2.devices import check_device
+
 from . import mmdet1  # noqa: F401  registers its components
 from .arithmetic import select_components
 from .proposal_generator.rpn import MaxIoURPN
@@ -26,8 +28,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
         The network on ``cfg.MODEL.DEVICE``, with initial weights.
 
     Raises:
+        ConfigError: if torch sees no such device.
         ValueError: if the arithmetic is unknown, or one of the components has no form in it.
     """
+    check_device(cfg.MODEL.DEVICE)
     model: Any = _build_model(select_components(cfg))
     rpn = getattr(model, "proposal_generator", None)
     if isinstance(rpn, MaxIoURPN):

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hrnet_d2.layers.norm_folding import NormFolding, Vectors, conv_norm
 
+from .levels import Levels
 from .norm_eval import AutoNormEval, keep_running_statistics
 
 __all__ = ["HRNet", "build_hrnetv2_backbone", "check_input_size"]
@@ -342,6 +343,15 @@ class HRNet(Backbone):
     def size_divisibility(self) -> int:
         """Height and width of the input must be multiples of this; Detectron2's models pad."""
         return 32
+
+    def output_shape(self) -> Levels:
+        """Name to channels and stride of each level; a level that is missing is explained."""
+        remedy = (
+            f"Set MODEL.HRNETV2P.OUT_FEATURES (out_features) to more of {', '.join(LEVELS)}, or "
+            "what reads them to levels that exist. Levels p2 ... are those of the neck: "
+            "build_hrnetv2p_backbone (HRFPN)"
+        )
+        return Levels(super().output_shape(), remedy)
 
     def _frozen_modules(self) -> list[nn.Module]:
         stages: list[list[nn.Module]] = [
