@@ -1,9 +1,11 @@
 """Builds a network from a config."""
 
+import warnings
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model as _build_model
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import nn
 
 from hrnet_d2.devices import check_device
@@ -36,4 +38,16 @@ def build_model(cfg: CfgNode) -> nn.Module:
     rpn = getattr(model, "proposal_generator", None)
     if isinstance(rpn, MaxIoURPN):
         rpn.size_divisibility = model.backbone.size_divisibility
+    _warm_up_anchors(model)
     return model
+
+
+def _warm_up_anchors(model: nn.Module) -> None:
+    """Call Detectron2's anchor generators once, so that torch's warning about the ``meshgrid`` in
+    them, which it gives once in a process and nobody here can heed, is not given."""
+    for generator in model.modules():
+        if isinstance(generator, DefaultAnchorGenerator):
+            levels = [cells.new_zeros(1, 1, 1, 1) for cells in generator.cell_anchors]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")
+                generator(levels)

@@ -52,10 +52,11 @@ def config(name: str, output: str) -> CfgNode:
     cfg.DATASETS.TRAIN = ("shapes_train",)
     cfg.DATASETS.TEST = ()
     cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.INPUT.MIN_SIZE_TRAIN = (128,)
+    cfg.INPUT.MIN_SIZE_TRAIN = (96,)
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.SOLVER.MAX_ITER = ITERATIONS
     cfg.SOLVER.STEPS = ()
+    cfg.SOLVER.WARMUP_ITERS = 20
     cfg.SEED = 1
     cfg.OUTPUT_DIR = output
     return cfg
