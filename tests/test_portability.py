@@ -10,66 +10,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Missing on Windows; the last also on macOS.
 MODULES = {"crypt", "fcntl", "grp", "nis", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+_OF_OS = """
+    O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK chown fchmod fchown fork forkpty getegid geteuid
+    getgid getloadavg getpgid getuid killpg memfd_create mkfifo nice posix_fadvise posix_fallocate
+    posix_spawn pread preadv pwrite register_at_fork sched_getaffinity sched_setaffinity sendfile
+    setsid statvfs sysconf uname wait3 wait4 waitid
+"""
+_OF_SIGNAL = """
+    SIGALRM SIGCHLD SIGCONT SIGHUP SIGKILL SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGUSR1 SIGUSR2 alarm
+    pthread_kill setitimer sigwait
+"""
 NAMES = {
-    "os": set(
-        [
-            "O_CLOEXEC",
-            "O_DIRECTORY",
-            "O_NOFOLLOW",
-            "O_NONBLOCK",
-            "chown",
-            "fchmod",
-            "fchown",
-            "fork",
-            "forkpty",
-            "getegid",
-            "geteuid",
-            "getgid",
-            "getloadavg",
-            "getpgid",
-            "getuid",
-            "killpg",
-            "memfd_create",
-            "mkfifo",
-            "nice",
-            "posix_fadvise",
-            "posix_fallocate",
-            "posix_spawn",
-            "pread",
-            "preadv",
-            "pwrite",
-            "register_at_fork",
-            "sched_getaffinity",
-            "sched_setaffinity",
-            "sendfile",
-            "setsid",
-            "statvfs",
-            "sysconf",
-            "uname",
-            "wait3",
-            "wait4",
-            "waitid",
-        ]
-    ),
-    "signal": set(
-        [
-            "SIGALRM",
-            "SIGCHLD",
-            "SIGCONT",
-            "SIGHUP",
-            "SIGKILL",
-            "SIGPIPE",
-            "SIGQUIT",
-            "SIGSTOP",
-            "SIGTSTP",
-            "SIGUSR1",
-            "SIGUSR2",
-            "alarm",
-            "pthread_kill",
-            "setitimer",
-            "sigwait",
-        ]
-    ),
+    "os": set(_OF_OS.split()),
+    "signal": set(_OF_SIGNAL.split()),
     "time": {"tzset", "pthread_getcpuclockid"},
     "socket": {"AF_UNIX"},
 }
@@ -105,16 +58,16 @@ def problems(source: str) -> list[str]:
             names = NAMES.get(base, set())
             used = [node.module] if base in MODULES else []
             used += [f"{base}.{a.name}" for a in node.names if a.name in names]
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.attr in NAMES.get(node.value.id, ()):
-                used = [f"{node.value.id}.{node.attr}"]
+        elif isinstance(node, ast.Attribute):
+            base = ast.unparse(node.value)
+            used = [f"{base}.{node.attr}"] if node.attr in NAMES.get(base, ()) else []
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
             ("get_context", "set_start_method")
         ):
             used = [ast.unparse(node)] if "fork" in ast.unparse(node) else []
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if node.value.startswith(FOLDERS) and node not in docstrings:
-                used = [repr(node.value)]
+        elif isinstance(node, ast.Constant) and node not in docstrings:
+            path_like = isinstance(node.value, str) and node.value.startswith(FOLDERS)
+            used = [repr(node.value)] if path_like else []
         path = [*parents, node]
         if used and not guarded(path):
             found.extend(f"line {node.lineno}: {name}" for name in used)
@@ -154,27 +107,25 @@ def test_the_check_itself(source, names):
     assert [found.partition(": ")[2] for found in problems(source)] == names
 
 
-def test_every_file_is_read_as_utf8():
+def text_without_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the system's encoding."""
+    name, words = ast.unparse(call.func), {k.arg: k.value for k in call.keywords}
+    if "encoding" in words:
+        return False
+    if name == "open":
+        mode = words.get("mode", call.args[1] if len(call.args) > 1 else ast.Constant("r"))
+        binary = not isinstance(mode, ast.Constant) or "b" in str(mode.value)
+        return not binary and "/proc/" not in ast.unparse(call.args[0])
+    given = {".read_text": 0, ".write_text": 1}
+    return any(name.endswith(method) and len(call.args) <= n for method, n in given.items())
+
+
+def test_text_files_are_utf8():
     """The default encoding is another one on Windows."""
-    missing = []
-    for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            name = ast.unparse(node.func)
-            words = {k.arg: k.value for k in node.keywords}
-            mode = node.args[1] if name == "open" and len(node.args) > 1 else words.get("mode")
-            if name == "open" and isinstance(mode, ast.Constant) and "b" in str(mode.value):
-                continue
-            if name == "open" and (mode is None or isinstance(mode, ast.Constant)):
-                if "encoding" not in words and not guarded_by_proc(node):
-                    missing.append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
-            if name.endswith(".read_text") and not (node.args or "encoding" in words):
-                missing.append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
-            if name.endswith(".write_text") and not (node.args[1:] or "encoding" in words):
-                missing.append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
+    missing = [
+        f"{file.relative_to(PACKAGE).as_posix()}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and text_without_encoding(node)
+    ]
     assert not missing
-
-
-def guarded_by_proc(node: ast.Call) -> bool:
-    return "/proc/" in ast.unparse(node.args[0])
