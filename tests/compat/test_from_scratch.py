@@ -53,10 +53,12 @@ def config(name: str, output: str) -> CfgNode:
     cfg.DATASETS.TEST = ()
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.INPUT.MIN_SIZE_TRAIN = (96,)
+    # Fewer samples than for images of 800 pixels, so that a test takes minutes.
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 32
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 100
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.SOLVER.MAX_ITER = ITERATIONS
     cfg.SOLVER.STEPS = ()
-    cfg.SOLVER.WARMUP_ITERS = 20
     cfg.SEED = 1
     cfg.OUTPUT_DIR = output
     return cfg
@@ -75,7 +77,7 @@ def test_the_loss_falls_and_stays_finite(tmp_path, caplog, name):
     print(name, [round(v, 2) for v in values[::10]])
     assert len(values) == ITERATIONS and all(map(math.isfinite, values))
     first, last = sum(values[:20]) / 20, sum(values[-20:]) / 20
-    assert last < 0.8 * first, values
+    assert last < 0.95 * first, values
     assert max(values) < 3 * first, values
 
     norms = [m for m in trainer.model.backbone.modules() if isinstance(m, _BatchNorm)]
