@@ -56,6 +56,8 @@ def config(name: str, output: str) -> CfgNode:
     # Fewer samples than for images of 800 pixels, so that a test takes minutes.
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 32
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 100
+    # The default rate is that of 16 images, and scales with the batch.
+    cfg.SOLVER.BASE_LR *= 2 / cfg.SOLVER.IMS_PER_BATCH
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.SOLVER.MAX_ITER = ITERATIONS
     cfg.SOLVER.STEPS = ()
