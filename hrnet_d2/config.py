@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-__all__ = ["DEFAULTS", "add_hrnet_config"]
+__all__ = ["DEFAULTS", "add_hrnet_config", "upgrade_config"]
 
 DEFAULTS: dict[str, Any] = {
     # Load MODEL.WEIGHTS even if layers outside the backbone differ from the file's: these are
@@ -27,8 +27,10 @@ DEFAULTS: dict[str, Any] = {
     # "BN", "FrozenBN", "SyncBN" or "GN".
     "MODEL.HRNETV2P.NORM": "BN",
     # In training, batch-normalization layers keep their running statistics while their weight and
-    # bias learn. False to train from scratch.
-    "MODEL.HRNETV2P.NORM_EVAL": True,
+    # bias learn (True), or measure them (False). None, or "auto": keep those that were loaded and
+    # measure others, as to train from scratch; decided once and kept when the run is resumed. The
+    # default is None because a Detectron2 config takes no True or False in place of a text.
+    "MODEL.HRNETV2P.NORM_EVAL": None,
     # In training, make normalization on running statistics part of the convolution before it: the
     # same results and gradients to rounding, less memory and time. False computes them separately.
     "MODEL.HRNETV2P.FOLD_NORM": True,
@@ -153,9 +155,9 @@ DEFAULTS: dict[str, Any] = {
     # SOLVER.WEIGHT_DECAY_BIAS these do not apply to the biases of normalization layers.
     "SOLVER.CONV_BIAS_LR_FACTOR": 1.0,
     "SOLVER.CONV_BIAS_WEIGHT_DECAY": -1.0,
-    # SOLVER.CLIP_GRADIENTS.CLIP_TYPE takes "full_model" besides Detectron2's "value" and "norm":
-    # the norm of the whole gradient is clipped at CLIP_VALUE, not that of each parameter.
-    #
+    # With CLIP_TYPE "norm": clip the norm of the whole gradient at CLIP_VALUE, not that of each
+    # parameter (stock). CLIP_TYPE "full_model", of earlier versions, means both.
+    "SOLVER.CLIP_GRADIENTS.FULL_MODEL": False,
     # Batch size and learning rate of the recipe: a run that changes the batch size but not the
     # rate logs a warning. A batch size of 0 turns the warning off.
     "SOLVER.REFERENCE_BATCH_SIZE": 0,
@@ -200,3 +202,16 @@ def add_hrnet_config(cfg: CfgNode) -> None:
             node = node[parent]
         if key not in node:
             node[key] = copy.deepcopy(default)
+
+
+def upgrade_config(cfg: CfgNode) -> None:
+    """Write values of earlier versions as Detectron2 knows them, in place, so that its own tools
+    can read the config that a run saves: ``CLIP_TYPE "full_model"``.
+
+    Args:
+        cfg: a full config, not frozen.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.CLIP_TYPE == "full_model":
+        clip.CLIP_TYPE = "norm"
+        clip.FULL_MODEL = True

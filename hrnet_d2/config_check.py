@@ -15,8 +15,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 
 from .config_file import ConfigError
+from .config_parts import head_levels, part_problems
 from .config_parts import is_two_stage as _is_two_stage
-from .config_parts import part_problems
 
 __all__ = ["RULES", "Rule", "check_config"]
 
@@ -169,11 +169,15 @@ FRACTION = _number(0, 1)
 
 RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("a folder's path", lambda v: bool(v.strip()) and "\0" not in v),
-    "MODEL.DEVICE": Rule("'cpu', 'cuda' or 'cuda:N'", _is_device),
+    "MODEL.DEVICE": Rule("'cpu', 'cuda', 'cuda:N', 'mps' or 'xpu'", _is_device),
     "MODEL.PIXEL_MEAN": _all("finite numbers", lambda v: math.isfinite(v)),
     "MODEL.PIXEL_STD": _all("numbers above 0", _is_positive),
     "MODEL.HRNETV2P.WIDTH": _when(_whole(1), _is_hrnet),
     "MODEL.HRNETV2P.NORM": _when(_one_of(*NORMS[:-1]), _is_hrnet),
+    "MODEL.HRNETV2P.NORM_EVAL": _when(
+        Rule("True, False or 'auto' (None)", lambda v: isinstance(v, bool) or v == "auto"),
+        _is_hrnet,
+    ),
     "MODEL.HRNETV2P.FREEZE_AT": _when(
         Rule("a whole number from 0 to 5", lambda v: _is_whole(v, 0) and v <= 5), _is_hrnet
     ),
@@ -323,13 +327,7 @@ def _check_levels(cfg: CfgNode, train: bool) -> Iterable[str]:
         yield f"MODEL.HRNETV2P.OUT_FEATURES is {node.OUT_FEATURES}, the order must be {LEVELS}"
         return
     made = _neck_levels(node)
-    heads = []
-    if _is_two_stage(cfg):
-        heads = [("MODEL.RPN.IN_FEATURES", cfg.MODEL.RPN.IN_FEATURES)]
-        heads += [("MODEL.ROI_HEADS.IN_FEATURES", cfg.MODEL.ROI_HEADS.IN_FEATURES)]
-    elif _is_fcos(cfg):
-        heads = [("MODEL.FCOS.IN_FEATURES", cfg.MODEL.FCOS.IN_FEATURES)]
-    for key, levels in heads:
+    for key, levels in head_levels(cfg).items():
         missing = [level for level in levels if level not in made]
         if missing:
             yield (

@@ -6,12 +6,14 @@ Here its safe door is the only one, for a file and for every file that ``_BASE_`
 
 import difflib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
+
+from .config import DEFAULTS
 
 __all__ = [
     "ConfigError",
@@ -40,6 +42,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
             type than the key's default.
     """
     values = _read(path)
+    _forget_types(cfg, flat_keys(values))
     # Detectron2 upgrades the files of its first version, whose keys have other names.
     if values.get("VERSION", cfg.VERSION) == cfg.VERSION:
         for key in flat_keys(values):
@@ -63,6 +66,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
         if key == BASE_KEY:
             raise ConfigError(f"{BASE_KEY} can be used in files only")
         _check_key(cfg, key)
+        _forget_types(cfg, [key])
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
@@ -205,6 +209,14 @@ def _check_key(cfg: CfgNode, key: str, where: str = "") -> None:
         if not isinstance(node, CfgNode) or part not in node:
             raise ConfigError(f"{where}there is no key {key}{_suggestion(cfg, key)}")
         node = node[part]
+
+
+def _forget_types(cfg: CfgNode, keys: Iterable[str]) -> None:
+    """Let keys whose default is None take a value of any type, whatever they have by now."""
+    for key in keys:
+        if key in DEFAULTS and DEFAULTS[key] is None:
+            *parents, last = key.split(".")
+            _lookup(cfg, ".".join(parents))[last] = None
 
 
 def _suggestion(cfg: CfgNode, key: str) -> str:

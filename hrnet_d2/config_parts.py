@@ -17,7 +17,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.box_head import ROI_BOX_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import ROI_MASK_HEAD_REGISTRY
 
-__all__ = ["is_two_stage", "part_problems"]
+__all__ = ["head_levels", "is_two_stage", "part_problems"]
 
 _POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
 _BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
@@ -27,6 +27,26 @@ _CROPS = ("relative", "relative_range", "absolute", "absolute_range")
 def is_two_stage(cfg: CfgNode) -> bool:
     """Whether the model is a proposal network and ROI heads."""
     return cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "HybridTaskCascade")
+
+
+def head_levels(cfg: CfgNode) -> dict[str, list[str]]:
+    """The levels that the heads of a Detectron2 or an own meta-architecture read, by config key."""
+    model = cfg.MODEL
+    kind = model.META_ARCHITECTURE
+    sections = []
+    if is_two_stage(cfg) or kind in ("PanopticFPN", "ProposalNetwork"):
+        sections.append("RPN")
+    if is_two_stage(cfg) or kind == "PanopticFPN":
+        sections.append("ROI_HEADS")
+    if kind in ("PanopticFPN", "SemanticSegmentor"):
+        sections.append("SEM_SEG_HEAD")
+    if kind in ("RetinaNet", "FCOS"):
+        sections.append(kind.upper())
+    return {
+        f"MODEL.{name}.IN_FEATURES": list(model[name].IN_FEATURES)
+        for name in sections
+        if name in model
+    }
 
 
 def part_problems(cfg: CfgNode, train: bool) -> Iterator[str]:

@@ -128,7 +128,7 @@ def install(wheel: Path, folder: Path, headless: bool, extra: list[str]) -> Path
     ).stdout.strip()  # fmt: skip
     run(
         *pip, "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
-        "--target", site, "-r", ROOT / "requirements-detectron2.txt",
+        "--platform", "linux_x86_64", "--target", site, "-r", ROOT / "requirements-detectron2.txt",
     )  # fmt: skip
     return python
 

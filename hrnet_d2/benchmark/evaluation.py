@@ -99,7 +99,7 @@ def compare_evaluators(images: int) -> list[dict]:
     rows, metrics, seconds = [], {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "annotations.json")
-        with open(path, "w") as f:
+        with open(path, "w", encoding="utf-8") as f:
             json.dump(dataset, f)
         register_coco_instances(name, {}, path, folder)
         try:

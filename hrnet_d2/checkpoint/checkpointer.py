@@ -14,6 +14,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from hrnet_d2.file_io import atomic_write
+from hrnet_d2.modeling.backbone.norm_eval import measuring_layers, set_measuring_layers
 
 from . import legacy
 from .describing import describe
@@ -27,6 +28,9 @@ from .similar_names import match_similar_names
 from .values import LARGEST, examine
 
 __all__ = ["Checkpointer"]
+
+# Names of the layers that NORM_EVAL "auto" chose to measure, which a resumed run continues.
+MEASURING = "measuring_layers"
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -96,6 +100,9 @@ class Checkpointer(DetectionCheckpointer):
         state = self.model.state_dict()
         data = {"model": state}
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        measuring = measuring_layers(self.model)
+        if measuring is not None:
+            data[MEASURING] = measuring
         data.update(kwargs)
         basename = f"{name}.pth"
         path = os.path.join(self.save_dir, basename)
@@ -220,6 +227,8 @@ class Checkpointer(DetectionCheckpointer):
         else:
             match = match_to_model(self._checkpoint, self.model, partial)
         self.model.load_state_dict(match.state, strict=False)
+        if self._resuming and MEASURING in checkpoint:
+            set_measuring_layers(self.model, checkpoint[MEASURING])
         self._match = match
         shapes = [(name, *pair) for name, pair in match.wrong_shape.items()]
         return _IncompatibleKeys(match.missing, match.unexpected, shapes)

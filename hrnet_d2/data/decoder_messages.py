@@ -56,7 +56,7 @@ class _Capture:
             shared = number != self.starts
             self.running -= 1
             size = os.fstat(self.file).st_size
-            text = os.pread(self.file, size - begin, begin) if size > begin else b""
+            text = _read(self.file, size - begin, begin) if size > begin else b""
             if not self.running:
                 os.dup2(self.saved, 2)
             self._pass_on()
@@ -85,7 +85,7 @@ class _Capture:
     def _pass_on(self) -> None:
         """Write what others printed to where standard error led before."""
         size = os.fstat(self.file).st_size
-        output = os.pread(self.file, size - self.passed, self.passed)
+        output = _read(self.file, size - self.passed, self.passed)
         self.passed = size
         lines = output.decode(errors="replace").splitlines(keepends=True)
         others = "".join(line for line in lines if not MESSAGE.search(line))
@@ -136,6 +136,13 @@ def _memory_file() -> int:
         return handle
     with tempfile.TemporaryFile("a+b", buffering=0) as file:
         return os.dup(file.fileno())
+
+
+def _read(file: int, length: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, length, start)
+    os.lseek(file, start, os.SEEK_SET)  # Windows; what is written is appended, wherever this is
+    return os.read(file, length)
 
 
 def _after_fork() -> None:

@@ -17,11 +17,11 @@ from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import InferenceInput, check_image
+from hrnet_d2.devices import available_device, explain_missing_operator
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.modeling import build_model
 
 from .memory import explain_out_of_memory
-from .setup import available_device
 
 __all__ = ["Predictor"]
 
@@ -141,6 +141,7 @@ class Predictor:
                 "pixels as resized",
                 REMEDY,
             ),
+            explain_missing_operator(self.cfg.MODEL.DEVICE),
         ):
             outputs: list[dict] = self.model(inputs)
         return outputs

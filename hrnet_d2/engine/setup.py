@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
@@ -17,14 +16,16 @@ from detectron2.utils.logger import setup_logger
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import find_last
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+from hrnet_d2.config import upgrade_config
 from hrnet_d2.config_check import check_config
 from hrnet_d2.data import check_datasets, configure_custom_data
+from hrnet_d2.devices import available_device
 from hrnet_d2.file_io import atomic_write
 
 from . import run_folder
 from .launch import limit_cpu_threads
 
-__all__ = ["argument_parser", "available_device", "setup"]
+__all__ = ["argument_parser", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     setup_logger(distributed_rank=comm.get_rank(), name="hrnet_d2")
     cfg = model_zoo.load_config(args.config_file, args.opts) if cfg is None else cfg.clone()
     cfg.defrost()
+    upgrade_config(cfg)
     if args.config_file:
         args.config_file = model_zoo.config_path(args.config_file)  # which Detectron2 logs
     if args.train_data or args.val_data:
@@ -164,11 +166,3 @@ def _shorten_checkpoint_period(cfg: CfgNode) -> None:
             *(solver.CHECKPOINT_PERIOD, solver.MAX_ITER, period),
         )
         solver.CHECKPOINT_PERIOD = period
-
-
-def available_device(device: str) -> str:
-    """``device``, or "cpu" (and a warning) if it is a GPU that is not there."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %s but there is no GPU: using cpu", device)
-        return "cpu"
-    return device

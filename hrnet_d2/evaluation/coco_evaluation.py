@@ -113,6 +113,9 @@ class FastCOCOEvaluator(CheckedCOCOEvaluator):
     def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
         if faster_coco_eval is None:
             raise ImportError("FastCOCOEvaluator needs faster-coco-eval: pip install it")
+        # Detectron2's own fast implementation has no part in this one. Asked for it, Detectron2
+        # would log that it is not built and that the evaluation falls back to the slow one.
+        kwargs.setdefault("use_fast_impl", False)
         super().__init__(dataset_name, *args, **kwargs)
         if self._do_evaluation:
             dataset = evaluated_fields(self._coco_api.dataset)

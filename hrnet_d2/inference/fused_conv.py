@@ -1,5 +1,6 @@
 """Convolution for inference: normalization folded in, sum and ReLU in the same pass."""
 
+import copy
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -20,6 +21,9 @@ def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.
     weight, bias = conv.weight.detach(), conv.bias
     if norm is None:
         return weight, None if bias is None else bias.detach()
+    if weight.device.type == "mps":  # Apple's GPUs have no double precision
+        folded, shift = _fold(copy.deepcopy(conv).cpu(), copy.deepcopy(norm).cpu())
+        return folded.to(weight.device), None if shift is None else shift.to(weight.device)
     scale, offset = scale_and_offset(norm, torch.float64)
     scale, offset = scale.detach(), offset.detach()
     if bias is not None:

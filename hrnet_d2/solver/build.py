@@ -2,8 +2,8 @@
 
 ``SOLVER.CONV_BIAS_LR_FACTOR``, ``SOLVER.CONV_BIAS_WEIGHT_DECAY``: learning rate and weight decay of
 the biases of convolutions and linear layers, but not of normalization layers.
-``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: "full_model"``: clips the norm of the whole gradient, while
-Detectron2's "norm" clips that of each parameter separately.
+``SOLVER.CLIP_GRADIENTS.FULL_MODEL``: clips the norm of the whole gradient, while Detectron2's
+``CLIP_TYPE: "norm"`` clips that of each parameter separately.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 __all__ = ["build_optimizer", "clip_full_model_gradient", "get_optimizer_params"]
 
-CLIP_TYPES = ("value", "norm", "full_model")
+CLIP_TYPES = ("value", "norm", "full_model")  # the last: earlier configs for FULL_MODEL
 
 
 def get_optimizer_params(
@@ -167,6 +167,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             "optimizer group %d: %d parameters, rate %g, decay %g",
             *(i, len(group["params"]), group["lr"], group["weight_decay"]),
         )
-    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+    whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
+    if clip.ENABLED and whole:
         return clip_full_model_gradient(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
     return maybe_add_gradient_clipping(cfg, optimizer)

@@ -45,13 +45,13 @@ def test_scale_and_offset_are_the_layer(affine):
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 def test_same_features_and_gradients_in_training(norm):
     torch.manual_seed(0)
-    plain = HRNet(4, norm=norm, fold_norm=False).double().train()
+    plain = HRNet(4, norm_eval=True, norm=norm, fold_norm=False).double().train()
     for module in plain.modules():
         if can_fold(module):
             measured(module).double()
             with torch.no_grad():
                 module.weight.mul_(0.3)
-    folded = HRNet(4, norm=norm).double().train()
+    folded = HRNet(4, norm_eval=True, norm=norm).double().train()
     folded.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 96, dtype=torch.double)
     (a, ga), (b, gb) = gradients(plain, x), gradients(folded, x)
@@ -65,7 +65,7 @@ def test_same_features_and_gradients_in_training(norm):
 def test_map_before_the_norm_is_not_kept():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 128, 128)
-    plain, folded = (HRNet(4, fold_norm=fold).train() for fold in (False, True))
+    plain, folded = (HRNet(4, norm_eval=True, fold_norm=fold).train() for fold in (False, True))
     held = [saved_for_backward(lambda net=net: sum(f.sum() for f in net(x).values()))
             for net in (plain, folded)]  # fmt: skip
     assert held[1] < 0.7 * held[0]
@@ -95,7 +95,7 @@ def test_inference_and_the_key_leave_the_layers_apart():
 
 
 def test_frozen_stages_stay_out_of_the_gradient():
-    net, seen = HRNet(4, freeze_at=2).train(), []
+    net, seen = HRNet(4, norm_eval=True, freeze_at=2).train(), []
     for module in (net.layer1[-1], net.transition1[0]):
         module.register_forward_hook(lambda m, i, out: seen.append(out.requires_grad))
     net(torch.randn(1, 3, 64, 64))["res2"].sum().backward()
@@ -104,7 +104,7 @@ def test_frozen_stages_stay_out_of_the_gradient():
 
 
 def test_a_layer_that_learns_its_statistics_again_is_left_alone():
-    net = HRNet(4).train()
+    net = HRNet(4, norm_eval=True).train()
     net(torch.randn(1, 3, 64, 64))
     net.bn1.train()
     before = net.bn1.running_mean.clone()
@@ -113,7 +113,7 @@ def test_a_layer_that_learns_its_statistics_again_is_left_alone():
 
 
 def test_a_network_is_copied_after_a_training_pass():
-    net = HRNet(4).train()
+    net = HRNet(4, norm_eval=True).train()
     x = torch.randn(1, 3, 64, 64)
     expected = net(x)["res5"]
     other = pickle.loads(pickle.dumps(copy.deepcopy(net)))
@@ -150,7 +150,7 @@ def _interrupted(net: HRNet) -> None:
 @pytest.mark.parametrize("before", [_after_a_step, _interrupted])
 def test_a_block_on_its_own_uses_the_weights_of_now(before):
     torch.manual_seed(0)
-    net = HRNet(4).train()
+    net = HRNet(4, norm_eval=True).train()
     block = net.stage4[0].branches[0][0]
     before(net)
     x = torch.randn(1, 4, 8, 8)
@@ -162,7 +162,10 @@ def test_a_block_on_its_own_uses_the_weights_of_now(before):
 
 def test_recomputed_activations_use_the_norms_of_their_pass():
     torch.manual_seed(0)
-    nets = [HRNet(4, act_checkpoint=stages).double().train() for stages in ((), ("stage4",))]
+    nets = [
+        HRNet(4, norm_eval=True, act_checkpoint=stages).double().train()
+        for stages in ((), ("stage4",))
+    ]
     nets[1].load_state_dict(nets[0].state_dict())
     x = torch.randn(1, 3, 64, 64, dtype=torch.double)
     (_, plain), (_, checkpointed) = (gradients(net, x) for net in nets)
@@ -173,7 +176,7 @@ def test_recomputed_activations_use_the_norms_of_their_pass():
 
 def test_threads_keep_to_their_own_pass():
     torch.manual_seed(0)
-    net = HRNet(4).train()
+    net = HRNet(4, norm_eval=True).train()
     xs = [torch.randn(1, 3, 64, 64) for _ in range(8)]
     expected = [net(x)["res5"].detach() for x in xs]
     with ThreadPoolExecutor(8) as pool:
@@ -185,7 +188,7 @@ def test_threads_keep_to_their_own_pass():
 def test_compiles_to_one_graph(monkeypatch):
     monkeypatch.setattr(hrnet, "MODULES_PER_STAGE", (1, 1, 1))
     monkeypatch.setattr(hrnet, "BLOCKS_PER_BRANCH", 1)
-    net = HRNet(4).double().train()
+    net = HRNet(4, norm_eval=True).double().train()
     x = torch.randn(1, 3, 64, 64, dtype=torch.double)
     (_, expected) = gradients(net, x)
     (_, made) = gradients(torch.compile(net, backend="eager", fullgraph=True), x)
@@ -205,7 +208,7 @@ class _Checkpointed(nn.Module):
 @pytest.mark.parametrize("fold, reentrant", [(False, False), (True, True)])
 def test_checkpointing_from_outside(fold, reentrant):
     torch.manual_seed(0)
-    net = HRNet(4, fold_norm=fold).double().train()
+    net = HRNet(4, norm_eval=True, fold_norm=fold).double().train()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):  # maps of a trained network's size
             nn.init.constant_(module.weight, 0.3)
@@ -218,7 +221,7 @@ def test_checkpointing_from_outside(fold, reentrant):
 
 
 def test_checkpointing_from_outside_is_never_silently_wrong():
-    net = HRNet(4).train()
+    net = HRNet(4, norm_eval=True).train()
     net.layer1[1] = _Checkpointed(net.layer1[1], reentrant=False)
     with pytest.raises(CheckpointError):
         gradients(net, torch.randn(1, 3, 64, 64))

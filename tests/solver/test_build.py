@@ -7,15 +7,18 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer as detectron2_build_optimizer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2 import add_hrnet_config, model_zoo
+from hrnet_d2.engine.setup import argument_parser, setup
 from hrnet_d2.solver.build import (
     build_optimizer,
     clip_full_model_gradient,
     get_optimizer_params,
 )
+from tests.configs import FOLDER, LEAVES, QUICK_START, load_config
 
 
 def model_of(config):
@@ -144,7 +147,10 @@ def test_params_for_lazy_config():
     assert group["lr"] == 0.1 and "weight_decay" not in group and len(group["params"]) == 6
 
 
-FULL = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": "full_model"}
+FULL = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.FULL_MODEL": True}
+FULL["CLIP_GRADIENTS.CLIP_TYPE"] = "norm"
+# As configs of earlier versions have it.
+ALIAS = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": "full_model"}
 
 
 def gradients(model, scale):
@@ -178,10 +184,11 @@ def test_full_model_clipping_equals_clipping_by_hand(scale):
 
 def test_full_model_clipping_keeps_the_direction_where_norm_does_not():
     steps = {}
-    for kind in ("full_model", "norm"):
+    for kind, full in (("full_model", True), ("alias", False), ("norm", False)):
         torch.manual_seed(0)
         model = Small()
-        solver = {**FULL, "CLIP_GRADIENTS.CLIP_TYPE": kind, "WEIGHT_DECAY": 0.0}
+        solver = {**(ALIAS if kind == "alias" else FULL), "WEIGHT_DECAY": 0.0}
+        solver["CLIP_GRADIENTS.FULL_MODEL"] = full
         optimizer = build_optimizer(small_cfg(**solver), model)
         gradients(model, 100.0)
         raw = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
@@ -189,6 +196,7 @@ def test_full_model_clipping_keeps_the_direction_where_norm_does_not():
         clipped = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
         steps[kind] = clipped.norm().item(), torch.cosine_similarity(raw, clipped, 0).item()
     assert steps["full_model"] == (pytest.approx(1.0, rel=1e-4), pytest.approx(1.0, rel=1e-5))
+    assert steps["alias"] == steps["full_model"]
     assert steps["norm"][0] > 1.5 and steps["norm"][1] < 0.99
 
 
@@ -234,6 +242,8 @@ def test_step_with_schedule_resumes():
 def test_detectron2s_clip_types_remain(kind):
     model = Small()
     solver = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": kind}
+    if kind == "value":
+        solver["CLIP_GRADIENTS.FULL_MODEL"] = True  # of norms alone
     optimizer = build_optimizer(small_cfg(**solver), model)
     gradients(model, 100.0)
     optimizer.step()
@@ -276,3 +286,26 @@ def test_fused_steps_are_the_same():
         models.append(model)
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", [*LEAVES, *QUICK_START])
+def test_stock_detectron2_builds_an_optimizer_from_every_config(name):
+    """As DefaultTrainer, plain_train_net.py and benchmark.py do."""
+    optimizer = detectron2_build_optimizer(load_config(name), Small())
+    assert isinstance(optimizer, torch.optim.SGD)
+
+
+def test_a_config_of_an_earlier_version_is_upgraded_by_the_setup(tmp_path):
+    """So that the config.yaml of the run is one that Detectron2's tools can use."""
+    old = tmp_path / "old.yaml"
+    base = FOLDER / "quick_start" / "fcos_hrnetv2p_w18_shapes.yaml"
+    old.write_text(
+        f"_BASE_: {base}\nSOLVER: {{CLIP_GRADIENTS: {{CLIP_TYPE: full_model, FULL_MODEL: False}}}}"
+    )
+    output = tmp_path / "run"
+    arguments = ["--config-file", str(old), "MODEL.HRNETV2P.WIDTH", "4", "OUTPUT_DIR", str(output)]
+    cfg = setup(argument_parser().parse_args(arguments))
+    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "norm" and cfg.SOLVER.CLIP_GRADIENTS.FULL_MODEL
+    saved = small_cfg()
+    saved.merge_from_file(str(output / "config.yaml"))
+    detectron2_build_optimizer(saved, Small())

@@ -272,7 +272,7 @@ def _complete(file: CocoFile) -> Path:
 
     def write(path: Path) -> None:
         with atomic_write(path) as part:
-            Path(part).write_text(text)
+            Path(part).write_text(text, "utf-8")
 
     write_once(target, write)
     logger.info(

@@ -97,7 +97,7 @@ def write_shapes(folder: Path) -> None:
             "annotations": annotations,
             "categories": [{"id": i + 1, "name": name} for i, name in enumerate(THING_CLASSES)],
         }
-        (folder / f"{split}.json").write_text(json.dumps(data))
+        (folder / f"{split}.json").write_text(json.dumps(data), "utf-8")
 
 
 def draw(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:

@@ -7,7 +7,7 @@ for Labeling Pixels and Regions", https://arxiv.org/abs/1904.04514). Follows MMD
 mixed map, floor sizes, no activation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
 from torch import nn
 
+from hrnet_d2.config_parts import head_levels
+
 from .hrnet import LEVELS, HRNet
+from .levels import Levels
 
 __all__ = ["HRFPN", "build_hrnetv2p_backbone"]
 
@@ -32,7 +35,12 @@ class HRFPN(Backbone):
 
     Strides are nominal: the size of a coarse level is the input's divided by its stride, rounded
     down, as in MMDetection.
+
+    Attributes:
+        out_channels: of every level.
     """
+
+    _readers: Mapping[str, Sequence[str]] | None = None
 
     @configurable
     def __init__(
@@ -86,6 +94,8 @@ class HRFPN(Backbone):
 
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
+        self.out_channels = out_channels
+        self.stride = stride
         self.pool = POOLING[pooling]
         self.concat = concat
         bias = norm == ""
@@ -137,6 +147,15 @@ class HRFPN(Backbone):
         """MMDetection pads to the backbone's 32, whatever the stride of the coarsest level."""
         return self.bottom_up.size_divisibility
 
+    def output_shape(self) -> Levels:
+        """Name to channels and stride of each level; a level that is missing is explained."""
+        remedy = (
+            f"MODEL.HRNETV2P.NECK.STRIDE (stride) is {self.stride}: 1 makes p2 ... p6, 2 makes "
+            "p3 ... p7, as RetinaNet and FCOS read, and NECK.NUM_OUTS (num_outs) says how many. "
+            "Set them, or the head's IN_FEATURES"
+        )
+        return Levels(super().output_shape(), remedy, self._readers)
+
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
@@ -181,4 +200,6 @@ def upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
 @BACKBONE_REGISTRY.register()
 def build_hrnetv2p_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
     """Backbone and HRFPN from ``cfg.MODEL.HRNETV2P``: "p2" ... "p6", or "p3" ... "p7"."""
-    return HRFPN(cfg, input_shape)
+    backbone = HRFPN(cfg, input_shape)
+    backbone._readers = head_levels(cfg)
+    return backbone

@@ -26,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hrnet_d2.layers.norm_folding import NormFolding, Vectors, conv_norm
 
-from .norm_eval import keep_running_statistics
+from .levels import Levels
+from .norm_eval import AutoNormEval, keep_running_statistics
 
 __all__ = ["HRNet", "build_hrnetv2_backbone", "check_input_size"]
 
@@ -237,7 +238,7 @@ class HRNet(Backbone):
         width: int = 32,
         *,
         norm: _NormFactory = "BN",
-        norm_eval: bool = True,
+        norm_eval: bool | str | None = "auto",
         freeze_at: int = 0,
         fold_norm: bool = True,
         act_checkpoint: Sequence[str] = (),
@@ -249,8 +250,9 @@ class HRNet(Backbone):
             width: channels of the finest branch: 18, 32, 40 and 48 have published weights.
             norm: "BN", "FrozenBN", "SyncBN", "GN", or a callable from channels to a layer.
             norm_eval: keep batch-normalization layers on their running statistics in training
-                while their weight and bias learn, as MMDetection trains its detectors. Turn it off
-                to train from scratch.
+                while their weight and bias learn, as MMDetection trains its detectors (True), or
+                measure the statistics (False). "auto" or None holds those that were loaded and
+                measures others; the first training pass decides, see :class:`AutoNormEval`.
             freeze_at: number of stages that do not learn: 1 is the stem, 2 adds stage 1, up to 5.
             fold_norm: in training, make normalization on running statistics part of the
                 convolution: same results and gradients to rounding, less memory and time.
@@ -267,6 +269,10 @@ class HRNet(Backbone):
             raise ValueError(f"HRNet's width must be positive, got {width}")
         if not 0 <= freeze_at <= len(STAGES):
             raise ValueError(f"HRNet's freeze_at must be in 0..{len(STAGES)}, got {freeze_at}")
+        if norm_eval is None:
+            norm_eval = "auto"
+        if not isinstance(norm_eval, bool) and norm_eval != "auto":
+            raise ValueError(f'HRNet\'s norm_eval must be True, False or "auto", got {norm_eval!r}')
         for name in act_checkpoint:
             if name not in STAGES[1:]:
                 raise ValueError(f"HRNet's act_checkpoint must be among {STAGES[1:]}, got {name!r}")
@@ -275,6 +281,7 @@ class HRNet(Backbone):
                 f"HRNet's out_features must be among {LEVELS}, got {list(out_features)}"
             )
         self.norm_eval = norm_eval
+        self.auto_norm_eval = AutoNormEval()
         self.freeze_at = freeze_at
         self.act_checkpoint = tuple(act_checkpoint)
         channels = [width * 2**i for i in range(len(LEVELS))]
@@ -337,6 +344,15 @@ class HRNet(Backbone):
         """Height and width of the input must be multiples of this; Detectron2's models pad."""
         return 32
 
+    def output_shape(self) -> Levels:
+        """Name to channels and stride of each level; a level that is missing is explained."""
+        remedy = (
+            f"Set MODEL.HRNETV2P.OUT_FEATURES (out_features) to more of {', '.join(LEVELS)}, or "
+            "what reads them to levels that exist. Levels p2 ... are those of the neck: "
+            "build_hrnetv2p_backbone (HRFPN)"
+        )
+        return Levels(super().output_shape(), remedy)
+
     def _frozen_modules(self) -> list[nn.Module]:
         stages: list[list[nn.Module]] = [
             [self.conv1, self.bn1, self.conv2, self.bn2],
@@ -350,8 +366,25 @@ class HRNet(Backbone):
     def train(self, mode: bool = True) -> "HRNet":
         """As ``nn.Module.train``, but layers on running statistics stay in eval mode."""
         super().train(mode)
-        keep_running_statistics(*([self] if self.norm_eval else self._frozen_modules()))
+        keep_running_statistics(*([self] if self.norm_eval is True else self._frozen_modules()))
+        if self.norm_eval == "auto":
+            self.auto_norm_eval.apply(self)
         return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module.state_dict``; its metadata has the choice of ``norm_eval="auto"``."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        metadata = getattr(state, "_metadata", None)
+        if metadata is not None and self.norm_eval == "auto":
+            self.auto_norm_eval.save(metadata[prefix[:-1]])
+        return state
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        self.auto_norm_eval.load(local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _run(self, stage: str, module: nn.Module, *xs: torch.Tensor) -> Any:
         if stage in self.act_checkpoint and self.training and torch.is_grad_enabled():
@@ -376,6 +409,8 @@ class HRNet(Backbone):
             ValueError: if H or W is not a multiple of 32.
         """
         check_input_size(x)
+        if self.training and self.norm_eval == "auto" and self.auto_norm_eval.measuring is None:
+            self.auto_norm_eval.choose(self)
         # A context variable is nothing that torch.compile can trace, and it fuses by itself.
         if self.folding is None or torch.compiler.is_compiling():
             return self._forward(x)

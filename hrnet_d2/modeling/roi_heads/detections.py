@@ -10,7 +10,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
+
+from hrnet_d2.layers.nms import batched_nms_in_double
 
 from .soft_nms import soft_nms
 
@@ -138,9 +140,7 @@ def hard_nms(
     boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, iou: float, topk: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The usual NMS, a ``Suppress``."""
-    # In double precision: classes are separated by an offset that would cost single precision
-    # hundredths of a pixel.
-    keep: torch.Tensor = batched_nms(boxes.double(), scores.double(), classes, iou)
+    keep = batched_nms_in_double(boxes, scores, classes, iou)
     keep = keep[:topk] if topk >= 0 else keep
     return keep, scores[keep]
 

@@ -1,10 +1,16 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import LazyCall, get_cfg, instantiate
-from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling import Backbone, build_backbone, build_model
 
 from hrnet_d2 import add_hrnet_config
+from hrnet_d2.config_check import check_config
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.modeling import HRFPN, HRNet
 
 
@@ -151,3 +157,70 @@ def test_yaml_and_lazy_config_build_the_same_network():
     )
     assert from_yaml.output_shape() == lazy.output_shape()
     lazy.load_state_dict(from_yaml.state_dict())
+
+
+def stock_config(name: str, *overrides: str):
+    cfg = get_cfg()
+    add_hrnet_config(cfg)
+    cfg.merge_from_file(detectron2_zoo.get_config_file(name))
+    cfg.MODEL.BACKBONE.NAME = "build_hrnetv2p_backbone"
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.HRNETV2P.WIDTH", "4", *overrides])
+    return cfg
+
+
+RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+
+
+@pytest.mark.parametrize(
+    "name, overrides, key, levels, made",
+    [
+        (RETINANET, (), "RETINANET", "p3, p4, p5, p6, p7", "p2, p3, p4, p5, p6"),
+        (MASK_RCNN, ("STRIDE", "2"), "RPN", "p2, p3, p4, p5, p6", "p3, p4, p5, p6, p7"),
+        (MASK_RCNN, ("NUM_OUTS", "3"), "ROI_HEADS", "p2, p3, p4, p5", "p2, p3, p4"),
+    ],
+)
+def test_levels_that_a_stock_head_misses_are_said(name, overrides, key, levels, made):
+    if overrides:
+        overrides = (f"MODEL.HRNETV2P.NECK.{overrides[0]}", overrides[1])
+    if key == "ROI_HEADS":
+        overrides += ("MODEL.RPN.IN_FEATURES", "['p2', 'p3', 'p4']")
+        overrides += ("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128]]")
+    cfg = stock_config(name, *overrides)
+    message = (
+        f"MODEL.{key}.IN_FEATURES names {levels}.*, but the backbone makes {made}. .*"
+        "MODEL.HRNETV2P.NECK.STRIDE"
+    )
+    with pytest.raises(KeyError, match=message):
+        build_model(cfg)
+
+
+def test_the_config_check_says_it_before_anything_is_built():
+    with pytest.raises(ConfigError, match="MODEL.RETINANET.IN_FEATURES names p7, .*STRIDE 1"):
+        check_config(stock_config(RETINANET))
+
+
+def test_a_head_of_another_project_is_told_too():
+    shapes = HRFPN(HRNet(4)).output_shape()
+    with pytest.raises(KeyError, match="a head reads 'p7', .* p2, p3, p4, p5, p6. .*STRIDE"):
+        shapes["p7"]
+    with pytest.raises(KeyError, match="'p2', .* res2, res3, res4, res5. .*HRFPN"):
+        HRNet(4).output_shape()["p2"]
+    # Otherwise it is a dictionary.
+    assert "p7" not in shapes and shapes.get("p7") is None
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(shapes)))
+    assert copied == shapes == dict(shapes)
+    with pytest.raises(KeyError, match="STRIDE"):
+        copied["p7"]
+
+
+def test_panoptic_lazy_config():
+    """Its semantic head takes the number of channels from the backbone's node."""
+    model = detectron2_zoo.get_config("common/models/panoptic_fpn.py").model
+    model.backbone = LazyCall(HRFPN)(bottom_up=LazyCall(HRNet)(width=4), out_channels=16)
+    model.proposal_generator.head.in_channels = 16
+    model.roi_heads.box_head.input_shape.channels = 16
+    model.roi_heads.mask_head.input_shape.channels = 16
+    built = instantiate(model)
+    assert built.backbone.out_channels == 16
+    assert built.sem_seg_head.p2[0].in_channels == 16

@@ -55,7 +55,7 @@ def test_unpadded_input_is_refused(shape):
 
 
 def test_norm_eval_keeps_statistics_and_trains_weights_and_biases():
-    net = HRNet(4).train()
+    net = HRNet(4, norm_eval=True).train()
     before = copy.deepcopy(net.state_dict())
     sum(f.sum() for f in net(torch.randn(1, 3, 64, 64)).values()).backward()
     after = net.state_dict()
@@ -131,7 +131,7 @@ def test_activation_checkpointing_changes_nothing(norm_eval):
 
 def test_activation_checkpointing_keeps_fewer_tensors():
     def saved_bytes(**kwargs):
-        net = HRNet(4, **kwargs).train()
+        net = HRNet(4, norm_eval=True, **kwargs).train()
         x = torch.randn(1, 3, 64, 64)
         return saved_for_backward(lambda: net(x))
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
-from torchvision.ops import batched_nms
+
+from hrnet_d2.layers.nms import batched_nms_in_double
 
 __all__ = ["TOPK_RULES", "clip_to_images", "detect"]
 
@@ -138,10 +139,9 @@ def _nms(
 ) -> list[torch.Tensor]:
     """As :func:`_suppress`, of all that is valid."""
     image, slot = valid.nonzero(as_tuple=True)
-    # One call for all images: boxes of different groups never overlap. In double precision, since
-    # groups are separated by an offset that would cost single precision tenths of a pixel.
+    # One call for all images: boxes of different groups never overlap.
     group = image * (classes.amax() + 1) + classes[image, slot]
-    keep = batched_nms(boxes[image, slot].double(), scores[image, slot].double(), group, nms_thresh)
+    keep = batched_nms_in_double(boxes[image, slot], scores[image, slot], group, nms_thresh)
     # Sorted by image; within each, the descending order of NMS is kept.
     keep = keep[image[keep].argsort(stable=True)]
     counts = image[keep].bincount(minlength=len(boxes)).tolist()
