@@ -137,6 +137,10 @@ def _is_fcos(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.META_ARCHITECTURE == "FCOS")
 
 
+def _is_augmented(cfg: CfgNode) -> bool:
+    return bool(cfg.TEST.AUG.ENABLED)
+
+
 def _is_device(value: Any) -> bool:
     kind, _, number = value.partition(":")
     return kind in ("cpu", "cuda", "mps", "xpu") and (not number or number.isdigit())
@@ -224,6 +228,11 @@ RULES: dict[str, Rule] = {
     "INPUT.MIN_BOX_SIZE": _number(0),
     "TEST.EVAL_PERIOD": _whole(0),
     "TEST.DETECTIONS_PER_IMAGE": _whole(1),
+    "TEST.AUG.MIN_SIZES": _when(
+        _all("whole numbers of at least 0 (0: as they are)", lambda v: _is_whole(v, 0)),
+        _is_augmented,
+    ),
+    "TEST.AUG.MAX_SIZE": _when(_whole(1), _is_augmented),
     "DATALOADER.NUM_WORKERS": Rule(
         "a whole number from 0 to 1024 (processes that load data)",
         lambda v: _is_whole(v, 0) and v <= 1024,

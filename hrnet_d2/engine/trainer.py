@@ -3,6 +3,7 @@
 import logging
 import os
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ from hrnet_d2.data import (
 from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.inference.tta import build_tta, without_resize
 from hrnet_d2.modeling import build_model
 from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
@@ -112,6 +114,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks; weights that diverged are not saved, and a signal saves a checkpoint.
 
+        With ``TEST.AUG.ENABLED`` the last evaluation is followed by one with test-time
+        augmentation, as in Detectron2's ``train_net.py``.
+
         With ``SEED`` set, every iteration has its own random numbers, so that a resumed run is the
         same as one that was not interrupted.
         """
@@ -124,6 +129,16 @@ class Trainer(DefaultTrainer):
         found.append(Interruption(checkpointer))
         if self.cfg.SEED >= 0 and self._stream is not None:
             found.append(Seeding(self._stream, comm.get_rank()))
+        if self.cfg.TEST.AUG.ENABLED and self.cfg.DATASETS.TEST:
+            augmented = hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model))
+            # Before the writers, which then write its results.
+            found.insert(
+                next(
+                    (i for i, h in enumerate(found) if isinstance(h, hooks.PeriodicWriter)),
+                    len(found),
+                ),
+                augmented,
+            )
         return found
 
     def train(self) -> Any:
@@ -237,19 +252,44 @@ class Trainer(DefaultTrainer):
             DivergedError: if a weight of the model is not finite.
         """
         check_weights(model, "at evaluation")
-        if evaluators is None and comm.get_world_size() > 1:
-            evaluators = [
-                DatasetEvaluators([progress.EvaluationProgress(), cls.build_evaluator(cfg, name)])
-                for name in cfg.DATASETS.TEST
-            ]
+        if comm.get_world_size() > 1:
+            if evaluators is None:
+                evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            elif isinstance(evaluators, DatasetEvaluator):
+                evaluators = [evaluators]
+            evaluators = [DatasetEvaluators([progress.EvaluationProgress(), e]) for e in evaluators]
+        size = f"{cfg.INPUT.MIN_SIZE_TEST} x {cfg.INPUT.MAX_SIZE_TEST} pixels"
         with explain_out_of_memory(
-            f"evaluating images of up to {cfg.INPUT.MIN_SIZE_TEST} x {cfg.INPUT.MAX_SIZE_TEST} "
-            "pixels",
+            f"evaluating images of {'up to ' + size if cfg.INPUT.MIN_SIZE_TEST else 'any size'}",
             "INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), TEST.DETECTIONS_PER_IMAGE, or set "
             "MODEL.OPTIMIZE.DTYPE bfloat16",
         ):
             results: dict = super().test(cfg, model, evaluators)
         return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:  # noqa: N802 (Detectron2's)
+        """Evaluate with the test-time augmentation of ``TEST.AUG``.
+
+        Args:
+            cfg: a full config.
+            model: of :meth:`build_model`, optimized or not.
+
+        Returns:
+            As :meth:`test`, with "_TTA" after each key: ``{"bbox_TTA": ...}``. The detections are
+            written to ``OUTPUT_DIR/inference_TTA``.
+
+        Raises:
+            ConfigError: if there is no test-time augmentation for this model.
+        """
+        logger.info("Evaluating with test-time augmentation ...")
+        augmented = build_tta(cfg, model)
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(without_resize(cfg), augmented, evaluators)
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -273,10 +313,12 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return build_evaluator(
-            cfg, dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        )
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        if output_folder is None:
+            output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, output_folder)
 
 
 def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
@@ -288,7 +330,8 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
 
     Returns:
         Metrics by task ("bbox", "segm") and name, on the main process; by dataset first if there
-        are several.
+        are several. With ``TEST.AUG.ENABLED`` also those with test-time augmentation, under keys
+        that end with "_TTA".
 
     Raises:
         ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
@@ -303,7 +346,11 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the checkpoint to evaluate")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, optimize_by_config(model, cfg))
+    model = optimize_by_config(model, cfg)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    return results
 
 
 def _starting_settings(cfg: CfgNode) -> CfgNode:
