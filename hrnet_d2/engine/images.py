@@ -45,7 +45,11 @@ class ImageLoader:
         """
         self.check(image)
         if isinstance(image, str | os.PathLike):
-            return read_image(os.fspath(image), "BGR", self.backend, self.max_pixels)
+            path = os.fspath(image)
+            try:
+                return read_image(path, "BGR", self.backend, self.max_pixels)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"There is no image {path}") from error
         if isinstance(image, Image.Image):
             rgb: Any = np.asarray(image.convert("RGB"))
             return np.ascontiguousarray(rgb[:, :, ::-1])

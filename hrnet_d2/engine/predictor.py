@@ -26,7 +26,7 @@ from .images import AnyImage, ImageLoader
 from .memory import explain_out_of_memory
 from .setup import available_device
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "metadata_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Predictor:
         Checkpointer(self.model).load(cfg.MODEL.WEIGHTS)
         if optimize:
             self.model = optimize_by_config(self.model, self.cfg)
-        self.metadata = _metadata(self.cfg)
+        self.metadata = metadata_of(self.cfg)
         self.prepare = InferenceInput(self.cfg)
         self._run: Callable[[list[dict]], list[dict]] = self.model
         if self.cfg.TEST.AUG.ENABLED:
@@ -227,7 +227,7 @@ def _limit_threads_after_fork() -> None:
         )
 
 
-def _metadata(cfg: CfgNode) -> Metadata:
+def metadata_of(cfg: CfgNode) -> Metadata:
     """Of the first test dataset; if that is not registered, the config's class names."""
     if cfg.DATASETS.TEST:
         metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])

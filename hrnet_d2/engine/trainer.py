@@ -56,6 +56,7 @@ from .resuming import (
     report_changes,
     run_settings,
 )
+from .setup import register_datasets
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -78,6 +79,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_config(cfg)
+        register_datasets(cfg, training=True)
         check_datasets(cfg, training=True)
         check_num_classes(cfg)
         cfg = _starting_settings(cfg)
@@ -337,6 +339,7 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
         ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
     """
     check_config(cfg, train=False)
+    register_datasets(cfg, training=False)
     check_datasets(cfg, training=False)
     check_num_classes(cfg, cfg.DATASETS.TEST)
     last = find_last(cfg.OUTPUT_DIR) if resume else ""

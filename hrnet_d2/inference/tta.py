@@ -224,7 +224,7 @@ class DenseDetectorWithTTA(nn.Module):
             model: a ``DenseDetector`` with ``test_nms_thresh`` and ``max_detections_per_image``.
         """
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.tta_mapper = TTAMapper(cfg)
         self.batch_size = _batch_size(self.tta_mapper)
         self.train(model.training)  # an optimized model is never in training mode

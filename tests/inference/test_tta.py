@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.structures import Instances
