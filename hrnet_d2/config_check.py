@@ -6,7 +6,7 @@ and :class:`hrnet_d2.Predictor` check a config by it.
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,6 +226,12 @@ RULES: dict[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": _whole(0),
     "INPUT.MAX_SIZE_TEST": _whole(1),
     "INPUT.MIN_BOX_SIZE": _number(0),
+    "DATASETS.OWN": _all(
+        "mappings with NAME, JSON, IMAGES and, if there is one, SEM_SEG",
+        lambda v: isinstance(v, Mapping),
+        empty=True,
+    ),
+    "VIS_PERIOD": _whole(0),
     "TEST.EVAL_PERIOD": _whole(0),
     "TEST.DETECTIONS_PER_IMAGE": _whole(1),
     "TEST.AUG.MIN_SIZES": _when(
