@@ -53,8 +53,9 @@ _BASES = {
     "htc": "Base-HTC-HRNetV2p.yaml",
     "fcos": "Base-FCOS-HRNetV2p.yaml",
 }
-# Of the run that made a file, not of the model in it.
-_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE")
+# Of the run that made a file, not of the model in it. A file decides nothing about which files of
+# this machine are read.
+_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "DATASETS.OWN", "DATASETS.ALLOW_OUTSIDE_FILES")
 
 # LibYAML's parser where it is there: ten times as fast.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

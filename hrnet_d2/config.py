@@ -78,6 +78,11 @@ DEFAULTS: dict[str, Any] = {
     # Names of the classes. train_net.py writes them for custom data, so that a saved config is
     # enough to draw predictions.
     "DATASETS.CLASS_NAMES": [],
+    # Custom data by path, as train_net.py writes them for --train-data and --val-data, so that a
+    # saved config is enough to resume or evaluate: a list of {NAME: dataset in TRAIN or TEST, JSON:
+    # annotation file, IMAGES: folder, SEM_SEG: folder of semantic maps, if any}. Registered by
+    # hrnet_d2.data.register_from_config; a checkpoint's own config does not set it.
+    "DATASETS.OWN": [],
     # Accept file names in annotation files of custom data that lead out of the folder of images,
     # by "..", as absolute paths or through links.
     "DATASETS.ALLOW_OUTSIDE_FILES": False,

@@ -7,7 +7,7 @@ and :class:`hrnet_d2.Predictor` check a config by it.
 import difflib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,10 @@ def _is_fcos(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.META_ARCHITECTURE == "FCOS")
 
 
+def _is_augmented(cfg: CfgNode) -> bool:
+    return bool(cfg.TEST.AUG.ENABLED)
+
+
 def _is_device(value: Any) -> bool:
     kind, _, number = value.partition(":")
     return kind in ("cpu", "cuda", "mps", "xpu") and (not number or number.isdigit())
@@ -246,8 +250,19 @@ RULES: dict[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": _whole(0),
     "INPUT.MAX_SIZE_TEST": _whole(1),
     "INPUT.MIN_BOX_SIZE": _number(0),
+    "DATASETS.OWN": _all(
+        "mappings with NAME, JSON, IMAGES and, if there is one, SEM_SEG",
+        lambda v: isinstance(v, Mapping),
+        empty=True,
+    ),
+    "VIS_PERIOD": _whole(0),
     "TEST.EVAL_PERIOD": _whole(0),
     "TEST.DETECTIONS_PER_IMAGE": _whole(1),
+    "TEST.AUG.MIN_SIZES": _when(
+        _all("whole numbers of at least 0 (0: as they are)", lambda v: _is_whole(v, 0)),
+        _is_augmented,
+    ),
+    "TEST.AUG.MAX_SIZE": _when(_whole(1), _is_augmented),
     "DATALOADER.NUM_WORKERS": Rule(
         "a whole number from 0 to 1024 (processes that load data)",
         lambda v: _is_whole(v, 0) and v <= 1024,

@@ -22,14 +22,18 @@ def describe(cfg: CfgNode) -> dict[str, Any]:
         cfg: the model's full config.
 
     Returns:
-        "config", and "class_names" (a list) if they are known: those of ``DATASETS.CLASS_NAMES``,
-        or else of the first data set.
+        "config", without the paths in DATASETS.OWN, and "class_names" (a list) if they are known:
+        those of ``DATASETS.CLASS_NAMES``, or else of the first data set.
     """
     names = list(cfg.DATASETS.CLASS_NAMES) if "CLASS_NAMES" in cfg.DATASETS else []
     registered = MetadataCatalog.list()
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if not names and name in registered:
             names = list(MetadataCatalog.get(name).get("thing_classes") or ())
+    if "OWN" in cfg.DATASETS:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.OWN = []  # folders of this machine, which are nobody's who gets the file
     return {CONFIG: cfg.dump(), **({CLASS_NAMES: names} if names else {})}
 
 

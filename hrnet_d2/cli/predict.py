@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from hrnet_d2.file_io import atomic_write
 __all__ = ["main"]
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-IMAGES_AT_ONCE = 32
 
 
 @dataclass
@@ -40,20 +40,26 @@ def main(arguments: Sequence[str], prog: str) -> int:
     cfg = hrnet_d2.model_zoo.load_config(args.config_file, options)
     predictor = hrnet_d2.Predictor(cfg)
     failed = 0
-    for start in range(0, len(jobs), IMAGES_AT_ONCE):
-        read: list[tuple[_Job, np.ndarray]] = []
-        for job in jobs[start : start + IMAGES_AT_ONCE]:
+    waiting: deque[tuple[_Job, np.ndarray]] = deque()
+
+    def images() -> Iterator[np.ndarray]:
+        nonlocal failed
+        for job in jobs:
             try:
-                read.append((job, read_image(str(job.source))))
+                image = read_image(str(job.source))
             except (ImageReadError, FileNotFoundError) as error:
                 failed += 1
                 print(f"{prog}: {error}", file=sys.stderr, flush=True)
-        outputs = predictor([image for _, image in read])
-        for (job, image), output in zip(read, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            instances = instances[instances.scores >= args.confidence_threshold]
-            _draw(image, instances, predictor.metadata, job.target)
-            print(f"{job.source}: {len(instances)} objects, {job.target}", flush=True)
+                continue
+            waiting.append((job, image))
+            yield image
+
+    for output in predictor(images()):
+        job, image = waiting.popleft()
+        instances = output["instances"].to("cpu")
+        instances = instances[instances.scores >= args.confidence_threshold]
+        _draw(image, instances, predictor.metadata, job.target)
+        print(f"{job.source}: {len(instances)} objects, {job.target}", flush=True)
     print(f"{len(jobs) - failed} of {len(jobs)} images drawn in {args.output}")
     return 1 if failed else 0
 

@@ -16,6 +16,7 @@ from .dataset_mapper import HRNetDatasetMapper, InferenceInput, check_image
 from .datasets.coco_check import DatasetError
 from .datasets.coco_stuff import register_coco_stuffthing
 from .datasets.custom import configure_custom_data, register_custom_data
+from .datasets.own import register_from_config
 from .datasets.shapes import register_shapes
 from .image_io import ImageReadError, SizeMismatchError, read_image
 from .transforms import OpenCVResizeTransform, ResizeKeepRatio, build_augmentation
@@ -38,6 +39,7 @@ __all__ = [
     "num_classes",
     "read_image",
     "register_custom_data",
+    "register_from_config",
     "set_num_classes",
 ]
 

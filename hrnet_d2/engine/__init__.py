@@ -1,5 +1,6 @@
 """Training, evaluation and prediction."""
 
+from .default_predictor import ExactPredictor
 from .hooks import DivergedError
 from .launch import launch
 from .memory import MemoryExhaustedError
@@ -10,6 +11,7 @@ from .trainer import Trainer, evaluate
 
 __all__ = [
     "DivergedError",
+    "ExactPredictor",
     "MemoryExhaustedError",
     "Predictor",
     "RunFolderError",

@@ -1,10 +1,11 @@
 """From images to detections, one at a time or in batches."""
 
+import contextlib
+import itertools
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,14 +17,16 @@ from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
-from hrnet_d2.data import InferenceInput, check_image
+from hrnet_d2.data import InferenceInput
 from hrnet_d2.devices import available_device, explain_missing_operator
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.inference.tta import build_tta, without_resize
 from hrnet_d2.modeling import build_model
 
+from .images import AnyImage, ImageLoader
 from .memory import explain_out_of_memory
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "metadata_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +34,31 @@ REMEDY = (
     "the Predictor's batch_size, INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), or set "
     "MODEL.OPTIMIZE.DTYPE bfloat16"
 )
+# Of a list, this many batches of images are decoded at once: among them are more of one size.
+WINDOW = 4
 # The process that imported this module; a forked one has another number.
 _process = os.getpid()
 
+_Image = TypeVar("_Image", bound=AnyImage)
+
 
 class Predictor:
-    """A model with its weights and input, for BGR images.
+    """A model with its weights and input, for images.
 
     Like Detectron2's ``DefaultPredictor``, for any format of weights and any number of images::
 
         predictor = Predictor(cfg)
-        output = predictor(cv2.imread("a.jpg"))
-        outputs = predictor([cv2.imread("a.jpg"), cv2.imread("b.jpg")])
+        output = predictor("a.jpg")  # or cv2.imread("a.jpg"), or PIL.Image.open("a.jpg")
+        outputs = predictor(["a.jpg", "b.jpg"])
+        for output in predictor(video_frames()):  # reads on while the loop runs
+            ...
+
+    With ``TEST.AUG.ENABLED`` the detections are those of test-time augmentation.
 
     Attributes:
         cfg: a copy of the config.
         model: the network, in eval mode.
-        prepare: from an image to the network's input.
+        prepare: from a BGR image to the network's input (with test-time augmentation: before it).
         metadata: of the first test dataset, or with the config's class names.
     """
 
@@ -62,7 +73,8 @@ class Predictor:
                 default the same results to rounding).
 
         Raises:
-            ConfigError: if the config names no weights, or a value in it cannot work.
+            ConfigError: if the config names no weights, a value in it cannot work, or there is no
+                test-time augmentation for the model.
         """
         if not isinstance(cfg, CfgNode):
             cfg = model_zoo.config_of(cfg)
@@ -79,30 +91,73 @@ class Predictor:
         Checkpointer(self.model).load(cfg.MODEL.WEIGHTS)
         if optimize:
             self.model = optimize_by_config(self.model, self.cfg)
-        self.metadata = _metadata(self.cfg)
+        self.metadata = metadata_of(self.cfg)
         self.prepare = InferenceInput(self.cfg)
+        self._run: Callable[[list[dict]], list[dict]] = self.model
+        if self.cfg.TEST.AUG.ENABLED:
+            self.prepare = InferenceInput(without_resize(self.cfg))
+            self._run = build_tta(self.cfg, self.model)
+        self._load = ImageLoader(self.cfg)
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> dict | list[dict]:
+    @overload
+    def __call__(self, images: AnyImage) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, images: list[_Image] | tuple[_Image, ...]) -> list[dict[str, Any]]: ...
+
+    @overload
+    def __call__(self, images: Iterator[_Image]) -> Iterator[dict[str, Any]]: ...
+
+    def __call__(self, images: Any) -> Any:
         """
         Args:
-            images: one (H, W, 3) uint8 BGR image of any size, or a list of them.
+            images: one image, a list or tuple of images, or an iterator (such as a generator) of
+                them. An image is the path of a file; a Pillow image; or a (H, W, 3) uint8 array
+                in BGR order, as ``cv2.imread`` returns it. Images may have any size.
 
         Returns:
-            The model's output dict for the image ("instances", in the pixels of the image
-            given), or a list of them in the order of the images.
+            For one image the model's output dict: "instances" with ``pred_boxes``, ``scores``,
+            ``pred_classes`` and, if the model predicts masks, ``pred_masks``, in the pixels of the
+            image. For a list the outputs as a list, in the order of the images. For an iterator an
+            iterator of the outputs in the same order: it takes ``batch_size`` images when their
+            first output is asked for, and keeps no output that was given away.
 
         Raises:
-            TypeError, ValueError: if something is no such image: its position and what it is.
+            FileNotFoundError: if there is no such file.
+            ImageReadError: if a file cannot be decoded as an image.
+            TypeError, ValueError: if something is no image: its position and what it is.
         """
-        if not isinstance(images, list | tuple):
-            single: Any = images
-            return self._predict(self._prepare([single]))[0]
+        if isinstance(images, list | tuple):
+            return self._list(images)
+        if isinstance(images, Iterator):
+            return self._stream(images)
+        return self._predict(self._prepare([self._load(images)]))[0]
+
+    def _list(self, images: Sequence[AnyImage]) -> list[dict[str, Any]]:
         for i, image in enumerate(images):
-            try:
-                check_image(image)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        outputs: list[dict] = [{}] * len(images)
+            with _named(f"image {i} of {len(images)}"):
+                self._load.check(image)
+        outputs: list[dict[str, Any]] = []
+        window = WINDOW * self.batch_size
+        for start in range(0, len(images), window):
+            outputs += self._in_batches([self._load(i) for i in images[start : start + window]])
+        return outputs
+
+    def _stream(self, images: Iterator[AnyImage]) -> Iterator[dict[str, Any]]:
+        numbered = enumerate(images)
+        while batch := list(itertools.islice(numbered, self.batch_size)):
+            loaded = []
+            for i, image in batch:
+                with _named(f"image {i}"):
+                    loaded.append(self._load(image))
+            outputs = self._in_batches(loaded)[::-1]
+            del batch, loaded, image
+            while outputs:
+                yield outputs.pop()
+
+    def _in_batches(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """The outputs of images, in their order."""
+        outputs: list[dict[str, Any]] = [{}] * len(images)
         for batch in self._batches(images):
             inputs = self._prepare([images[i] for i in batch])
             for i, output in zip(batch, self._predict(inputs), strict=True):
@@ -119,7 +174,7 @@ class Predictor:
         divisor = max(1, backbone.size_divisibility)
         sizes = [self.prepare.padded_size(image.shape[:2], divisor) for image in images]
         order = sorted(range(len(images)), key=lambda i: sizes[i])
-        for _, same in groupby(order, key=lambda i: sizes[i]):
+        for _, same in itertools.groupby(order, key=lambda i: sizes[i]):
             group = list(same)
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
@@ -143,8 +198,17 @@ class Predictor:
             ),
             explain_missing_operator(self.cfg.MODEL.DEVICE),
         ):
-            outputs: list[dict] = self.model(inputs)
+            outputs = self._run(inputs)
         return outputs
+
+
+@contextlib.contextmanager
+def _named(image: str) -> Iterator[None]:
+    """Errors of the body say which image they are of; those of files have its path."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{image}: {error}") from None
 
 
 def _limit_threads_after_fork() -> None:
@@ -164,7 +228,7 @@ def _limit_threads_after_fork() -> None:
         )
 
 
-def _metadata(cfg: CfgNode) -> Metadata:
+def metadata_of(cfg: CfgNode) -> Metadata:
     """Of the first test dataset; if that is not registered, the config's class names."""
     if cfg.DATASETS.TEST:
         metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -18,14 +17,14 @@ from hrnet_d2.checkpoint import find_last
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config import upgrade_config
 from hrnet_d2.config_check import check_config
-from hrnet_d2.data import check_datasets, configure_custom_data
+from hrnet_d2.data import check_datasets, configure_custom_data, register_from_config
 from hrnet_d2.devices import available_device
 from hrnet_d2.file_io import atomic_write
 
 from . import run_folder
 from .launch import limit_cpu_threads
 
-__all__ = ["argument_parser", "setup"]
+__all__ = ["argument_parser", "register_datasets", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +97,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
             the checkpoints in it.
         DatasetError: if custom data cannot be used (see
             :func:`hrnet_d2.data.configure_custom_data`).
+        FileNotFoundError: if a file or folder of the data is missing.
     """
     # First, so that messages about the config reach the screen; again below, for the file.
     setup_logger(distributed_rank=comm.get_rank(), name="hrnet_d2")
@@ -108,10 +108,10 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
         args.config_file = model_zoo.config_path(args.config_file)  # which Detectron2 logs
     if args.train_data or args.val_data:
         configure_custom_data(cfg, args.train_data, args.val_data, args.train_sem_seg)
-        dataset = (cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)[0]
-        cfg.DATASETS.CLASS_NAMES = list(MetadataCatalog.get(dataset).thing_classes)
         if args.train_data:
             _shorten_checkpoint_period(cfg)
+    else:
+        register_datasets(cfg, training=not args.eval_only)
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     # A run's own checkpoint may be of another arithmetic than the file that the run began with.
     last = find_last(cfg.OUTPUT_DIR) if args.resume else ""
@@ -166,3 +166,9 @@ def _shorten_checkpoint_period(cfg: CfgNode) -> None:
             *(solver.CHECKPOINT_PERIOD, solver.MAX_ITER, period),
         )
         solver.CHECKPOINT_PERIOD = period
+
+
+def register_datasets(cfg: CfgNode, *, training: bool) -> None:
+    """Register what ``DATASETS.OWN`` says of the datasets that are needed."""
+    needed = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if training else cfg.DATASETS.TEST
+    register_from_config(cfg, needed)

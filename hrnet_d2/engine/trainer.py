@@ -3,6 +3,7 @@
 import logging
 import os
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,6 +42,7 @@ from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.devices import explain_missing_operator
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
+from hrnet_d2.inference.tta import build_tta, without_resize
 from hrnet_d2.modeling import build_model
 from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
@@ -55,6 +57,7 @@ from .resuming import (
     report_changes,
     run_settings,
 )
+from .setup import register_datasets
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -77,6 +80,7 @@ class Trainer(DefaultTrainer):
         # DefaultTrainer's own constructor would give a GPU to every rank.
         TrainerBase.__init__(self)
         check_config(cfg)
+        register_datasets(cfg, training=True)
         check_datasets(cfg, training=True)
         check_num_classes(cfg)
         cfg = _starting_settings(cfg)
@@ -113,6 +117,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks; weights that diverged are not saved, and a signal saves a checkpoint.
 
+        With ``TEST.AUG.ENABLED`` the last evaluation is followed by one with test-time
+        augmentation, as in Detectron2's ``train_net.py``.
+
         With ``SEED`` set, every iteration has its own random numbers, so that a resumed run is the
         same as one that was not interrupted.
         """
@@ -125,6 +132,16 @@ class Trainer(DefaultTrainer):
         found.append(Interruption(checkpointer))
         if self.cfg.SEED >= 0 and self._stream is not None:
             found.append(Seeding(self._stream, comm.get_rank()))
+        if self.cfg.TEST.AUG.ENABLED and self.cfg.DATASETS.TEST:
+            augmented = hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model))
+            # Before the writers, which then write its results.
+            found.insert(
+                next(
+                    (i for i, h in enumerate(found) if isinstance(h, hooks.PeriodicWriter)),
+                    len(found),
+                ),
+                augmented,
+            )
         return found
 
     def train(self) -> Any:
@@ -155,3 +172,287 @@ class Trainer(DefaultTrainer):
                 run_folder.release(self.cfg.OUTPUT_DIR)
 
     def run_step(self) -> None:
+        asking_for_memory = explain_out_of_memory(
+            f"training with {self.cfg.SOLVER.IMS_PER_BATCH} images in an iteration, of up to "
+            f"{max(self.cfg.INPUT.MIN_SIZE_TRAIN)} x {self.cfg.INPUT.MAX_SIZE_TRAIN} pixels",
+            "SOLVER.IMS_PER_BATCH, INPUT.MIN_SIZE_TRAIN (with INPUT.MAX_SIZE_TRAIN), or recompute "
+            "activations with MODEL.HRNETV2P.ACT_CHECKPOINT ['stage2','stage3','stage4']",
+        )
+        lacking = explain_missing_operator(self.cfg.MODEL.DEVICE)
+        with lacking, asking_for_memory, progress.working():
+            super().run_step()
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint of the output folder, or load ``MODEL.WEIGHTS``.
+
+        A resumed run continues the optimizer, the schedule and the order of the images. With
+        ``SEED`` set it continues exactly, to the bit on the CPU.
+
+        Args:
+            resume: look for a checkpoint in the output folder first.
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be loaded, or has no training state.
+            ConfigError: if the checkpoint is past ``SOLVER.MAX_ITER``.
+        """
+        self._resumed = None
+        super().resume_or_load(resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            if resume:
+                logger.info("No checkpoint in %s: this is a new run", self.cfg.OUTPUT_DIR)
+            return
+        file = self.checkpointer.get_checkpoint_file()
+        if self._resumed is None:
+            raise CheckpointError(
+                f"{file} has weights but no training state (optimizer, iteration), so there is "
+                "nothing to resume: start a new run with MODEL.WEIGHTS set to it, without --resume"
+            )
+        if self.start_iter > self.max_iter:
+            raise ConfigError(
+                f"{file} is of iteration {self.start_iter}, past SOLVER.MAX_ITER {self.max_iter}: "
+                "raise SOLVER.MAX_ITER to train on, or evaluate it (--eval-only)"
+            )
+        if self.start_iter == self.max_iter:
+            logger.warning(
+                "%s is of iteration %d, which is SOLVER.MAX_ITER: nothing is left to train",
+                *(file, self.start_iter),
+            )
+        self._resume_stream(self._resumed)
+
+    def _resume_stream(self, state: Mapping[str, Any]) -> None:
+        saved = state.get("data")
+        if self._stream is None or saved is None:
+            reason: str | None = "the checkpoint or the loader does not know it"
+        else:
+            reason = self._stream.resume(saved, self.start_iter)
+        if reason:
+            logger.warning("The order of the training images starts over (%s)", reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().state_dict()
+        state["settings"] = run_settings(self.cfg)
+        if self._stream is not None:
+            state["data"] = self._stream.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CheckpointError: if the state is not of this model and optimizer.
+        """
+        check_progress(state_dict)
+        before, now = state_dict.get("settings", {}), run_settings(self.cfg)
+        saved = state_dict.get("_trainer", {}).get("optimizer", {})
+        check_optimizer_state(saved, self.optimizer, all_changes(before, now))
+        report_changes(before, now)
+        super().load_state_dict(state_dict)
+        self._resumed = dict(state_dict)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
+        """Detectron2's, for weights that are finite.
+
+        Raises:
+            DivergedError: if a weight of the model is not finite.
+        """
+        check_weights(model, "at evaluation")
+        if comm.get_world_size() > 1:
+            if evaluators is None:
+                evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            elif isinstance(evaluators, DatasetEvaluator):
+                evaluators = [evaluators]
+            evaluators = [DatasetEvaluators([progress.EvaluationProgress(), e]) for e in evaluators]
+        size = f"{cfg.INPUT.MIN_SIZE_TEST} x {cfg.INPUT.MAX_SIZE_TEST} pixels"
+        with explain_out_of_memory(
+            f"evaluating images of {'up to ' + size if cfg.INPUT.MIN_SIZE_TEST else 'any size'}",
+            "INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), TEST.DETECTIONS_PER_IMAGE, or set "
+            "MODEL.OPTIMIZE.DTYPE bfloat16",
+        ):
+            results: dict = super().test(cfg, model, evaluators)
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:  # noqa: N802 (Detectron2's)
+        """Evaluate with the test-time augmentation of ``TEST.AUG``.
+
+        Args:
+            cfg: a full config.
+            model: of :meth:`build_model`, optimized or not.
+
+        Returns:
+            As :meth:`test`, with "_TTA" after each key: ``{"bbox_TTA": ...}``. The detections are
+            written to ``OUTPUT_DIR/inference_TTA``.
+
+        Raises:
+            ConfigError: if there is no test-time augmentation for this model.
+        """
+        logger.info("Evaluating with test-time augmentation ...")
+        augmented = build_tta(cfg, model)
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(without_resize(cfg), augmented, evaluators)
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model: nn.Module = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        if cfg.MODEL.CHANNELS_LAST:
+            # Convolutions take the format from their weights, and other layers from their input.
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        if output_folder is None:
+            output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+
+def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
+    """Evaluate a checkpoint on ``cfg.DATASETS.TEST``.
+
+    Args:
+        cfg: a full config; ``MODEL.WEIGHTS`` may be of any supported format.
+        resume: take the last checkpoint of ``cfg.OUTPUT_DIR`` if there is one.
+
+    Returns:
+        Metrics by task ("bbox", "segm") and name, on the main process; by dataset first if there
+        are several. With ``TEST.AUG.ENABLED`` also those with test-time augmentation, under keys
+        that end with "_TTA".
+
+    Raises:
+        ValueError: if there is nothing to evaluate, or the numbers of classes disagree.
+    """
+    check_config(cfg, train=False)
+    register_datasets(cfg, training=False)
+    check_datasets(cfg, training=False)
+    check_num_classes(cfg, cfg.DATASETS.TEST)
+    last = find_last(cfg.OUTPUT_DIR) if resume else ""
+    cfg = apply_checkpoint_settings(cfg, weights=last)
+    model = Trainer.build_model(cfg)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to the checkpoint to evaluate")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    model = optimize_by_config(model, cfg)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    return results
+
+
+def _starting_settings(cfg: CfgNode) -> CfgNode:
+    """The config with the input of the file to fine-tune.
+
+    A run that resumes does not need that file any more; one that starts fails when it loads it.
+    """
+    try:
+        return apply_checkpoint_settings(cfg, training=True)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError as error:
+        logger.warning("The settings of MODEL.WEIGHTS are not known: %s", error)
+        return cfg
+
+
+class _LossesReadAtOnce(SimpleTrainer):
+    """Reads all losses of an iteration from the device in one copy, instead of one for each."""
+
+    def _write_metrics(
+        self,
+        loss_dict: Mapping[str, torch.Tensor],
+        data_time: float,
+        prefix: str = "",
+        iter: int | None = None,
+    ) -> None:
+        # The device is waited for only in iterations whose metrics are gathered.
+        if ((self.iter if iter is None else iter) + 1) % self.gather_metric_period:
+            return
+        losses = torch.stack([loss.detach().float() for loss in loss_dict.values()]).cpu()
+        loss_dict = dict(zip(loss_dict, losses, strict=True))
+        super()._write_metrics(loss_dict, data_time, prefix, iter)
+
+
+class _AMPTrainer(_LossesReadAtOnce, AMPTrainer):
+    pass
+
+
+def step_trainer(
+    cfg: CfgNode,
+    model: nn.Module,
+    data_loader: Iterable[list[dict]],
+    optimizer: torch.optim.Optimizer,
+) -> SimpleTrainer:
+    """The object that runs one iteration, in the precision of ``SOLVER.AMP``."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return _LossesReadAtOnce(model, data_loader, optimizer)
+    if cfg.SOLVER.AMP.DTYPE == "float16":
+        if cfg.MODEL.DEVICE == "cpu":
+            raise ValueError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
+        return _AMPTrainer(model, data_loader, optimizer)
+    if cfg.SOLVER.AMP.DTYPE != "bfloat16":
+        raise ValueError(
+            f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {cfg.SOLVER.AMP.DTYPE!r}"
+        )
+    _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
+    return _LossesReadAtOnce(model, data_loader, optimizer)
+
+
+def _autocast_in_training(model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
+    """Run the forward pass of ``model`` under autocast while it trains; bf16 needs no scaler."""
+    running: list[torch.autocast] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if module.training:
+            running.append(torch.autocast(device_type, dtype=dtype))
+            running[-1].__enter__()
+
+    def leave(*_: Any) -> None:
+        if running:
+            running.pop().__exit__(None, None, None)
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
+
+
+def _warn_of_recipe(cfg: CfgNode) -> None:
+    """Log a warning if the config departs from its recipe in a way that usually spoils training."""
+    solver = cfg.SOLVER
+    batch, rate = solver.REFERENCE_BATCH_SIZE, solver.REFERENCE_LR
+    if batch and batch != solver.IMS_PER_BATCH and rate == solver.BASE_LR:
+        logger.warning(
+            "SOLVER.IMS_PER_BATCH is %d but SOLVER.BASE_LR is still the recipe's %g for %d images: "
+            "set SOLVER.BASE_LR %g (and lengthen the schedule), or let SOLVER.REFERENCE_WORLD_SIZE "
+            "scale both",
+            solver.IMS_PER_BATCH,
+            rate,
+            batch,
+            rate * solver.IMS_PER_BATCH / batch,
+        )
+    if (
+        cfg.MODEL.HRNETV2P.NORM_EVAL is True
+        and not cfg.MODEL.WEIGHTS
+        and "hrnet" in cfg.MODEL.BACKBONE.NAME
+    ):
+        logger.warning(
+            "MODEL.WEIGHTS is empty and MODEL.HRNETV2P.NORM_EVAL is True: normalization layers "
+            "would keep statistics that were never measured. To train from scratch set "
+            "MODEL.HRNETV2P.NORM_EVAL to None (auto) or False"
+        )

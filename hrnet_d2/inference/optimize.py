@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeVar, cast
 
 import torch
@@ -27,7 +27,7 @@ from .fused_conv import version_of
 from .fused_hrnet import FusedHRNet
 from .rewrite import rewrite_for_inference
 
-__all__ = ["is_optimized", "optimize", "optimize_by_config"]
+__all__ = ["is_optimized", "optimize", "optimize_by_config", "running", "to_float32"]
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -67,16 +67,11 @@ class _InferenceOnly(nn.Module):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_unchanged()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            if self._autocast is not None:
-                device = next(self.parameters()).device.type
-                stack.enter_context(torch.autocast(device, dtype=self._autocast))
+        with running(self):
             outputs = super().forward(*args, **kwargs)
         if self._autocast is not None and isinstance(outputs, list):
             for output in outputs:
-                _to_float32(output.get("instances"))
+                to_float32(output.get("instances"))
         return outputs
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
@@ -113,7 +108,28 @@ def _new_optimized(base: Callable[..., nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
-def _to_float32(instances: Instances | None) -> None:
+@contextlib.contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """What an optimized model's ``forward`` runs in, for those who call its other methods.
+
+    Does nothing for other models.
+
+    Raises:
+        RuntimeError: if the model that the optimized one was made from has changed since.
+    """
+    if not isinstance(model, _InferenceOnly):
+        yield
+        return
+    model._check_unchanged()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if model._autocast is not None:
+            device = next(model.parameters()).device.type
+            stack.enter_context(torch.autocast(device, dtype=model._autocast))
+        yield
+
+
+def to_float32(instances: Instances | None) -> None:
     """Scores of 16 bits to float32, in place: NumPy and the evaluators have no bfloat16."""
     if instances is not None:
         for name, value in instances.get_fields().items():

@@ -1,7 +1,13 @@
+import itertools
+import weakref
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 import hrnet_d2
 from tests.engine.tiny import tiny_config
@@ -76,7 +82,9 @@ def test_equals_the_model_on_the_resized_image(config, predictor):
         (np.zeros((8, 8, 3), np.float32), TypeError, "uint8"),
         (np.zeros((0, 8, 3), np.uint8), ValueError, "empty"),
         (None, TypeError, "None"),
-        ("photo.jpg", TypeError, "str"),
+        (Image.new("I;16", (8, 8)), ValueError, "more than 8 bits"),
+        (Image.new("RGB", (0, 8)), ValueError, "empty"),
+        (7, TypeError, "int"),
     ],
 )
 def test_what_is_no_image_is_said(predictor, bad, kind, message):
@@ -84,6 +92,74 @@ def test_what_is_no_image_is_said(predictor, bad, kind, message):
         predictor(bad)
     with pytest.raises(kind, match="image 1 of 2"):
         predictor([image(8, 8), bad])
+    with pytest.raises(kind, match="image 1: "):
+        list(predictor(iter([image(8, 8), bad])))
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_files_and_pillow_images(predictor, tmp_path, kind):
+    picture = image(50, 70)
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), picture)
+    expected = predictor(picture)
+    pillow = Image.open(path)
+    for given in (kind(path), pillow, pillow.convert("RGBA")):
+        assert_same(expected, predictor(given))
+    for outputs in (predictor([kind(path), pillow]), list(predictor(iter((kind(path), pillow))))):
+        assert len(outputs) == 2
+        for output in outputs:
+            assert_same(expected, output)
+    with pytest.raises(FileNotFoundError, match="no image .*b.png"):
+        predictor(kind(tmp_path / "b.png"))
+    (tmp_path / "c.png").write_text("no image")
+    with pytest.raises(hrnet_d2.data.ImageReadError, match="c.png"):
+        predictor(kind(tmp_path / "c.png"))
+
+
+def test_a_gray_pillow_image_is_as_its_file(predictor, tmp_path):
+    Image.fromarray(image(40, 60)[:, :, 0]).save(tmp_path / "gray.png")
+    with Image.open(tmp_path / "gray.png") as gray:
+        assert gray.mode == "L"
+        assert_same(predictor(tmp_path / "gray.png"), predictor(gray))
+
+
+def test_an_endless_iterator_is_read_as_far_as_needed(config):
+    predictor = hrnet_d2.Predictor(config, batch_size=3)
+    given = []
+
+    def endless():
+        for i in itertools.count():
+            given.append(i)
+            yield image(64, 64 + 32 * (i % 2), i % 4)
+
+    outputs = predictor(endless())
+    assert given == []  # nothing is read before an output is asked for
+    first = list(itertools.islice(outputs, 4))
+    assert given == [0, 1, 2, 3, 4, 5]
+    for i, output in enumerate(first):
+        assert_same(predictor(image(64, 64 + 32 * (i % 2), i)), output)
+
+
+def test_an_iterator_keeps_no_output(config):
+    """Of many images, the outputs of one batch are held at once."""
+    predictor = hrnet_d2.Predictor(config, batch_size=2)
+    alive = weakref.WeakSet()
+    most = 0
+    for output in predictor(image(64, 64, i) for i in range(7)):
+        most = max(most, len(alive))
+        alive.add(output["instances"])
+        del output
+    assert most <= 1 and len(alive) <= 1
+    assert list(predictor(iter(()))) == []
+
+
+def test_a_long_list_of_files_is_read_in_parts(config, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), image(32, 32))
+    predictor = hrnet_d2.Predictor(config, batch_size=1)
+    held, run = [], predictor._in_batches
+    monkeypatch.setattr(predictor, "_in_batches", lambda i: held.append(len(i)) or run(i))
+    assert len(predictor([tmp_path / "a.png"] * 6)) == 6
+    assert held == [4, 2]
 
 
 def test_no_weights_is_said(config):

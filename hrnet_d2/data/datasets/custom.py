@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -18,7 +19,14 @@ from hrnet_d2.file_io import atomic_write
 
 from .coco_check import CocoFile, DatasetError, check_same_categories, read_coco
 
-__all__ = ["configure_custom_data", "register_custom_data"]
+__all__ = [
+    "check_training_needs",
+    "check_validation_needs",
+    "configure_custom_data",
+    "register_custom_data",
+    "register_file",
+    "source_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +41,10 @@ def configure_custom_data(
 ) -> None:
     """Register your own data and set ``cfg`` for them, in place (also if it is frozen).
 
-    Sets DATASETS.TRAIN and DATASETS.TEST (empty if no data are given) and the number of classes
-    of every family of models. Every process of a job must call it.
+    Sets DATASETS.TRAIN and DATASETS.TEST (empty if no data are given), the number of classes of
+    every family of models and their names (DATASETS.CLASS_NAMES), and DATASETS.OWN, from which
+    :func:`register_from_config` registers the same data again. Every process of a job must call
+    one of the two.
 
     Args:
         cfg: the config of the model to train or evaluate.
@@ -54,13 +64,26 @@ def configure_custom_data(
         allow_outside_files=cfg.DATASETS.ALLOW_OUTSIDE_FILES,
     )
     if train is not None:
-        _check_training_needs(cfg, files[0], train_sem_seg)
+        check_training_needs(cfg, files[0], train_sem_seg)
     if val is not None:
-        _check_validation_needs(cfg, files[-1])
+        check_validation_needs(cfg, files[-1])
+    own = [
+        {
+            "NAME": name,
+            "JSON": os.path.abspath(file.path),
+            "IMAGES": os.path.abspath(file.image_root),
+        }
+        for name, file in zip(names, files, strict=True)
+    ]
+    if train_sem_seg is not None:
+        own[0]["SEM_SEG"] = os.path.abspath(train_sem_seg)
     frozen = cfg.is_frozen()
     cfg.defrost()
     cfg.DATASETS.TRAIN = (names[0],) if train is not None else ()
     cfg.DATASETS.TEST = (names[-1],) if val is not None else ()
+    # One entry for a name: training and evaluation may be on the same data.
+    cfg.DATASETS.OWN = list({entry["NAME"]: entry for entry in reversed(own)}.values())[::-1]
+    cfg.DATASETS.CLASS_NAMES = list(files[0].class_names)
     set_num_classes(cfg, len(files[0].categories))
     if frozen:
         cfg.freeze()
@@ -140,17 +163,38 @@ def _register(
     names = []
     for file in files:
         maps = Path(train_sem_seg) if train_sem_seg and file is files[0] else None
-        names.append(_register_file(file, maps))
+        source = source_of(
+            file.path, file.image_root, maps, masks=masks, allow_outside_files=allow_outside_files
+        )
+        names.append(register_file(file, maps, None, source))
     return names, files
 
 
-def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
+def register_file(
+    file: CocoFile, sem_seg_root: Path | None, name: str | None, source: tuple[Any, ...]
+) -> str:
+    """Register a file that was read; data of this name are replaced.
+
+    Args:
+        file: the annotations, and the folder of images.
+        sem_seg_root: folder of their semantic maps.
+        name: of the dataset; None is one that is derived from the paths.
+        source: of :func:`source_of`, for the metadata.
+
+    Returns:
+        The name.
+
+    Raises:
+        FileNotFoundError: if there is no such folder of maps.
+        DatasetError: if it has no map for these images.
+    """
     if sem_seg_root is not None:
         _check_maps(file, sem_seg_root)
     given = [file.path, file.image_root, *([sem_seg_root] if sem_seg_root else [])]
     paths = [os.path.abspath(p) for p in given]
-    digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:8]
-    name = f"custom_{file.path.stem}_{digest}"
+    if name is None:
+        digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:8]
+        name = f"custom_{file.path.stem}_{digest}"
     if name in DatasetCatalog.list():
         # The file may have changed since then.
         DatasetCatalog.remove(name)
@@ -166,10 +210,25 @@ def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
         evaluator_type="coco",
         thing_classes=file.class_names,
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(file.category_ids)},
+        source=source,
     )
     if maps is not None:
         metadata.set(sem_seg_root=maps)
     return name
+
+
+def source_of(
+    json_file: str | Path,
+    images: str | Path,
+    sem_seg: str | Path | None,
+    *,
+    masks: bool,
+    allow_outside_files: bool,
+) -> tuple[Any, ...]:
+    """What tells whether data that are registered are these, read in the same way."""
+    paths = [os.path.abspath(p) if p else "" for p in (json_file, images, sem_seg)]
+    state = os.stat(paths[0])
+    return (*paths, state.st_mtime_ns, state.st_size, masks, allow_outside_files)
 
 
 def _load(
@@ -215,7 +274,7 @@ def _check_maps(file: CocoFile, sem_seg_root: Path) -> None:
         )
 
 
-def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Path | None) -> None:
+def check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Path | None) -> None:
     """What this model needs of training data, before anything is built."""
     if not train.data["annotations"]:
         raise DatasetError(f"{train.path} has no annotations: there is nothing to learn")
@@ -241,7 +300,7 @@ def _check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Pa
         )
 
 
-def _check_validation_needs(cfg: CfgNode, val: CocoFile) -> None:
+def check_validation_needs(cfg: CfgNode, val: CocoFile) -> None:
     annotations = val.data["annotations"]
     if len(annotations) == val.counts["crowds"]:
         logger.warning(

@@ -42,6 +42,9 @@ MAX_COVERED = 0.4  # of an object by another
 EMPTY_EVERY = 40  # one in 40 images has no object
 # Hues of the classes, in degrees, and the largest deviation of an object's.
 HUES, HUE_JITTER = (0, 60, 130, 230), 16
+# For drawings, RGB: of the things by their hues, then of the backgrounds.
+THING_COLORS = [[220, 40, 40], [220, 220, 40], [40, 220, 70], [40, 70, 220]]
+STUFF_COLORS = [*THING_COLORS, [200, 180, 160], [160, 160, 160], [170, 190, 200], [190, 170, 200]]
 
 
 def register_shapes() -> None:
@@ -64,6 +67,9 @@ def register_shapes() -> None:
             drawn_on_demand=True,
             evaluator_type="coco",
             thing_classes=THING_CLASSES,
+            thing_colors=THING_COLORS,
+            stuff_classes=SEMANTIC_CLASSES,
+            stuff_colors=STUFF_COLORS,
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(THING_CLASSES))},
         )
 

@@ -69,7 +69,9 @@ def soft_nms(
             .prod(dim=-1)
         )
         iou = overlap / (areas.gather(1, best[:, None]) + areas - overlap)
-        left = torch.where(iou > iou_thresh, left * (1 - iou), left)
+        # A removed box (-inf) stays removed: -inf * 0 would be NaN where two boxes are identical.
+        reduced = (iou > iou_thresh) & (left > -torch.inf)
+        left = torch.where(reduced, left * (1 - iou), left)
         left = left.masked_fill((iou > 0) & (left < min_score), -torch.inf)
         left = left.scatter(1, best[:, None], -torch.inf)
 

@@ -108,3 +108,13 @@ def test_soft_nms_by_key_keeps_what_hard_nms_removes():
     assert strict[0].scores.min() >= 0.1
     for instances in soft:
         assert (instances.scores.diff() <= 0).all()
+
+
+def test_identical_boxes_of_a_class_that_is_used_up():
+    """Boxes that were clipped to the whole image are identical; one of them stays."""
+    boxes = torch.tensor([[0.0, 0, 9, 9]] * 3 + [[20.0 * i, 0, 20 * i + 9, 9] for i in range(5)])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    classes = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
+    keep, kept_scores = soft_nms(boxes, scores, classes, 0.5, 0.05)
+    assert keep.tolist() == [0, 3, 4, 5, 6, 7]
+    assert torch.equal(kept_scores, scores[keep])
