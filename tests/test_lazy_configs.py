@@ -1,20 +1,26 @@
 """The LazyConfigs of ``configs/lazy/``: each is its YAML twin, to the bit."""
 
+import copy
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.engine import hooks
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
 from detectron2.solver import LRMultiplier, build_lr_scheduler
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import HRNetDatasetMapper
 from hrnet_d2.modeling import build_model
-from hrnet_d2.solver import build_optimizer
+from hrnet_d2.solver import build_optimizer, clipped_sgd
 from tests.configs import FOLDER, WIDTHS, family_leaves
 from tests.test_configs import batch
 
@@ -31,7 +37,7 @@ def load(name: str, *overrides: str):
     return LazyConfig.apply_overrides(LazyConfig.load(str(FOLDER / TWINS[name])), list(overrides))
 
 
-def yaml_config(name: str, **overrides):
+def yaml_config(name: str):
     cfg = model_zoo.get_config(name)
     cfg.MODEL.DEVICE = "cpu"
     return cfg
@@ -43,6 +49,18 @@ def test_every_family_has_one_and_there_are_no_others():
     assert found == set(TWINS.values())
 
 
+def measure_statistics(model: nn.Module) -> None:
+    """Give the norms statistics of noise: with their initial ones, signals grow without bound."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    with torch.no_grad():
+        model.backbone(torch.randn(2, 3, 64, 64))
+    for norm in norms:
+        norm.momentum = 0.1
+    model.train()
+
+
 @pytest.fixture(scope="module", params=TWINS)
 def twins(request):
     """Name, LazyConfig and YAML config of a family, and both models with the same weights."""
@@ -50,6 +68,8 @@ def twins(request):
     assert set(lazy) == PARTS
     torch.manual_seed(0)
     models = instantiate(lazy.model), build_model(cfg)
+    models[0].train()
+    measure_statistics(models[1])
     models[0].load_state_dict(models[1].state_dict(), strict=True)
     return request.param, lazy, cfg, models
 
@@ -59,22 +79,62 @@ def optimizers(lazy, cfg, models):
     return instantiate(lazy.optimizer), build_optimizer(cfg, models[1])
 
 
+def plain(value):
+    """A setting as plain Python; None for what is no setting (tensors, modules, caches)."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    if isinstance(value, Matcher | Box2BoxTransform):
+        return {"class": type(value).__name__, **plain(vars(value))}
+    if callable(value) and not isinstance(value, nn.Module):
+        return getattr(value, "__name__", repr(value))
+    return None
+
+
 def test_the_model_is_the_same(twins):
+    """Every setting of every module, as shipped."""
     _, _, _, (first, second) = twins
-    assert type(first) is type(second)
     assert [(n, type(m)) for n, m in first.named_modules()] == [
         (n, type(m)) for n, m in second.named_modules()
     ]
+    seen = 0
+    for (name, a), b in zip(first.named_modules(), second.modules(), strict=True):
+        settings = [
+            {k: plain(v) for k, v in vars(m).items() if not k.startswith("_")} for m in (a, b)
+        ]
+        assert settings[0] == settings[1], name
+        seen += len(settings[0])
+    assert seen > 1000
     for buffer, other in zip(first.buffers(), second.buffers(), strict=True):
         assert torch.equal(buffer, other)  # also those that are not saved: pixel_mean, anchors, ...
 
 
+def small(model: nn.Module) -> nn.Module:
+    """A copy that samples few regions, and whose untrained classifier finds objects."""
+    model = copy.deepcopy(model)
+    if hasattr(model, "roi_heads"):
+        model.roi_heads.batch_size_per_image = 32
+        model.proposal_generator.post_nms_topk = {True: 50, False: 20}
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "cls_score":
+            module.bias.data[1] = 5.0
+    return model
+
+
 def test_losses_and_steps_are_the_same_to_the_bit(twins):
     name, lazy, cfg, models = twins
+    models = [small(model) for model in models]
+    with EventStorage(0):
+        # The first backward pass of a process may round otherwise than later ones do.
+        sum(copy.deepcopy(models[0])(batch()).values()).backward()
     losses = []
-    # The gradient from random weights exceeds FCOS's limit: a step without clipping would differ.
     for model, optimizer in zip(models, optimizers(lazy, cfg, models), strict=True):
         model.train()
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.01  # as if warming up
         rows = []
         for iteration in range(2):
             torch.manual_seed(iteration)
@@ -96,13 +156,9 @@ def test_detections_are_the_same_to_the_bit(twins):
     torch.manual_seed(3)
     inputs = [{"image": entry["image"], "height": 60, "width": 80} for entry in batch()]
     found = []
-    for model in models:
-        model.eval()
-        head = model.head if hasattr(model, "head") else None
+    for model in map(small, models):
         with torch.no_grad():
-            if head is not None:  # scores of an untrained FCOS are below its threshold
-                head.cls_score.bias.fill_(-2.0)
-            found.append([output["instances"] for output in model(inputs)])
+            found.append([output["instances"] for output in model.eval()(inputs)])
     assert sum(map(len, found[0]))
     for first, second in zip(*found, strict=True):
         assert torch.equal(first.pred_boxes.tensor, second.pred_boxes.tensor)
@@ -120,11 +176,15 @@ def test_the_optimizer_is_the_same(twins):
         names = {id(p): n for n, p in model.named_parameters()}
         groups.append(
             [
-                {**group, "params": [names[id(p)] for p in group["params"]]}
+                # "fused" False and None are the same.
+                {**group, "params": [names[id(p)] for p in group["params"]], "fused": None}
                 for group in optimizer.param_groups
             ]
         )
     assert groups[0] == groups[1]
+    assert ("max_norm" in lazy.optimizer) == cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+    if "max_norm" in lazy.optimizer:
+        assert lazy.optimizer.max_norm == cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
 
 
 def test_the_schedule_is_the_same(twins):
@@ -156,8 +216,6 @@ def test_the_data_are_the_same(twins, train):
     assert (part.dataset.names,) == names and part.num_workers == cfg.DATALOADER.NUM_WORKERS
     assert part.dataset.get("filter_empty", True) == train
     record = DatasetCatalog.get("shapes_train")[0]
-    if name.startswith("htc"):
-        part.mapper.sem_seg_ignore = 255
     results = []
     for mapper in (instantiate(part.mapper), HRNetDatasetMapper(cfg, train)):
         for seed in range(3):  # flipped and not
@@ -175,11 +233,12 @@ def test_the_data_are_the_same(twins, train):
         assert ("sem_seg" in first) == (train and name.startswith("htc"))
         assert "sem_seg" not in first or torch.equal(first["sem_seg"], second["sem_seg"])
     settings = [vars(m) for m in (instantiate(part.mapper), HRNetDatasetMapper(cfg, train))]
-    for values in settings:
-        values.pop("augmentations")
-        # What the semantic branch reads is compared above; others do not read maps.
-        values.pop("sem_seg_classes") if not name.startswith("htc") else None
-    assert settings[0] == settings[1]
+    kept = ["is_train", "image_format", "backend", "max_pixels"]
+    if train:
+        kept += ["use_instance_mask", "instance_mask_format", "min_box_size", "use_sem_seg"]
+        kept += ["use_keypoint", "recompute_boxes", "proposal_topk"]
+    for key in kept:
+        assert settings[0][key] == settings[1][key], key
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -272,3 +331,14 @@ def test_where_yaml_is_needed_a_lazy_config_is_refused(ask):
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(model_zoo.ModelZooError, match=r"lazy/htc_hrnetv2p_w18_20e_coco\.py"):
         model_zoo.get_config("htc_hrnetv2p_w32_20e_coco.py")
+
+
+def test_the_whole_gradient_is_clipped():
+    weights = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    optimizer = clipped_sgd(weights, max_norm=1.0, lr=1.0, momentum=0.0)
+    weights[0].grad, weights[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    optimizer.step()
+    torch.testing.assert_close(weights[0].detach(), torch.tensor([-0.6, 0.0]))
+    torch.testing.assert_close(weights[1].detach(), torch.tensor([-0.8]))
+    with pytest.raises(ValueError, match="must be positive"):
+        clipped_sgd(weights, max_norm=0.0, lr=1.0)
