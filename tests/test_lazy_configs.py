@@ -55,7 +55,7 @@ def measure_statistics(model: nn.Module) -> None:
     for norm in norms:
         norm.train().momentum = 1.0
     with torch.no_grad():
-        model.backbone(torch.randn(2, 3, 64, 64))
+        model.backbone(torch.randn(2, 3, 128, 128))
     for norm in norms:
         norm.momentum = 0.1
     model.train()

@@ -122,12 +122,12 @@ def test_analyze_model(models, family):
     flops = FlopCountAnalysis(model, batch()[:1]).unsupported_ops_warnings(False)
     total = flops.uncalled_modules_warnings(False).total()
     by_module = flops.by_module()
-    assert total > 0 and 0 < by_module["backbone"] < total
-    assert by_module["backbone.bottom_up"] > by_module["backbone"] / 4
+    assert 0 < by_module["model.backbone.bottom_up"] < by_module["model.backbone"] < total
     table = parameter_count_table(model, max_depth=3)
     assert "backbone.bottom_up" in table and "HRNet(" in str(model)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
 @each_family
 def test_tracing_adapter(models, family):
     """``export_model.py --export-method tracing``: the trace gives what the model gives."""

@@ -1,5 +1,8 @@
 """HRNet in Detectron2's meta-architectures and projects, and our heads on Detectron2's ResNet."""
 
+import importlib.util
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, ROI_HEADS_REGISTRY, buil
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
-from detectron2.projects import deeplab, panoptic_deeplab, point_rend
+from detectron2.projects import deeplab, point_rend
 from torch import nn
 from torch.nn import functional as F
 
@@ -74,7 +77,7 @@ class CompatDenseROIHeads(StandardROIHeads):
         return found, {**losses, "loss_dense": maps.square().mean()}
 
 
-def stock(name: str, backbone: str, *keys, levels: dict[str, str] | None = None) -> CfgNode:
+def stock(name: str, backbone: str, *keys) -> CfgNode:
     """A config of Detectron2's model zoo with HRNet in place of its backbone, and small heads."""
     cfg = get_cfg()
     add_hrnet_config(cfg)
@@ -84,6 +87,7 @@ def stock(name: str, backbone: str, *keys, levels: dict[str, str] | None = None)
     dense = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.PIXEL_STD = [57.375, 57.12, 58.395]  # stock has 1, for its own ImageNet weights
     cfg.MODEL.HRNETV2P.WIDTH = 18
     cfg.MODEL.HRNETV2P.NECK.OUT_CHANNELS = 32
     cfg.MODEL.HRNETV2P.NECK.STRIDE = 2 if dense else 1
@@ -102,16 +106,21 @@ def stock(name: str, backbone: str, *keys, levels: dict[str, str] | None = None)
     return cfg
 
 
-def works(cfg: CfgNode, expected: set[str], classes: int = 4) -> list[dict]:
-    """The model trains and predicts; returns its outputs, which have the ``expected`` kinds."""
+def works(
+    cfg: CfgNode, expected: set[str], *, classes: int = 4, unused: str = "", sizes=SIZES
+) -> list[dict]:
+    """The model trains and predicts; returns its outputs, which have the ``expected`` kinds.
+
+    ``unused`` is a pattern of the parameters that lead to levels which the model does not read.
+    """
     torch.manual_seed(0)
     model = build_model(cfg)
     measure_statistics(model)
-    inputs = batch(SIZES, classes)
-    check_training(model, inputs)
+    inputs = batch(sizes, classes)
+    check_training(model, inputs, unused)
     with torch.no_grad():
         outputs = model.eval()([{k: x[k] for k in ("image", "height", "width")} for x in inputs])
-    for output, size in zip(outputs, SIZES, strict=True):
+    for output, size in zip(outputs, sizes, strict=True):
         assert set(output) == expected
         if "instances" in expected and len(output["instances"]):
             check_instances(output, size)
@@ -122,10 +131,16 @@ def works(cfg: CfgNode, expected: set[str], classes: int = 4) -> list[dict]:
     return outputs
 
 
+def last_fusion(*branches: int) -> str:
+    """What only the outputs of these branches depend on, as a pattern."""
+    return rf"stage4\.2\.fuse_layers\.[{''.join(map(str, branches))}]\."
+
+
 @each_backbone
 def test_retinanet(backbone):
     cfg = stock("COCO-Detection/retinanet_R_50_FPN_1x.yaml", backbone)
-    outputs = works(cfg, {"instances"})
+    # Detectron2's FPN starts at res3 here.
+    outputs = works(cfg, {"instances"}, unused=last_fusion(0) if backbone == "hrnet" else "")
     assert all(len(output["instances"]) for output in outputs)
 
 
@@ -167,6 +182,7 @@ def test_semantic_fpn(backbone):
     cfg = semantic(stock("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml", backbone))
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     cfg.MODEL.SEM_SEG_HEAD.NORM = ""
+    cfg.MODEL.HRNETV2P.NECK.NUM_OUTS = 4  # the head reads p2 ... p5
     outputs = works(cfg, {"sem_seg"})
     assert all(output["sem_seg"].shape[0] == 4 for output in outputs)
 
@@ -207,13 +223,21 @@ def deeplab_config(backbone: str, add) -> CfgNode:
     node.ASPP_CHANNELS = 16
     node.NORM = "GN"
     cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
     cfg.INPUT.CROP.SIZE = (64, 64)
     node.IN_FEATURES = levels
-    node.PROJECT_FEATURES, node.PROJECT_CHANNELS = levels[:-1], [16, 32]
+    node.PROJECT_FEATURES, node.PROJECT_CHANNELS = levels[:-1], [32, 64]
     node.CONVS_DIM = 32
     node.ASPP_CHANNELS = 32
     node.COMMON_STRIDE = 4
     return cfg
+
+
+def unread(backbone: str, *branches: int) -> str:
+    """Parameters of levels that DeepLab does not read, as a pattern."""
+    if backbone == "hrnet":
+        return last_fusion(*branches)
+    return rf"backbone\.fpn_output[{''.join(str(branch + 2) for branch in branches)}6]\."
 
 
 @each_backbone
@@ -224,11 +248,22 @@ def test_deeplab_v3_plus(backbone):
     node = cfg.MODEL.SEM_SEG_HEAD
     node.IN_FEATURES = [node.IN_FEATURES[0], node.IN_FEATURES[-1]]
     node.PROJECT_FEATURES, node.PROJECT_CHANNELS = node.IN_FEATURES[:1], [32]
-    works(cfg, {"sem_seg"})
+    works(cfg, {"sem_seg"}, unused=unread(backbone, 1, 2), sizes=((64, 64), (64, 64)))
+
+
+@pytest.fixture
+def panoptic_deeplab(monkeypatch):
+    """The project; only its reading of panoptic files, which is not tested, needs panopticapi."""
+    if importlib.util.find_spec("panopticapi") is None:
+        utils = types.ModuleType("panopticapi.utils")
+        utils.rgb2id = None
+        monkeypatch.setitem(sys.modules, "panopticapi", types.ModuleType("panopticapi"))
+        monkeypatch.setitem(sys.modules, "panopticapi.utils", utils)
+    return importlib.import_module("detectron2.projects.panoptic_deeplab")
 
 
 @each_backbone
-def test_panoptic_deeplab(backbone):
+def test_panoptic_deeplab(backbone, panoptic_deeplab):
     cfg = deeplab_config(backbone, panoptic_deeplab.add_panoptic_deeplab_config)
     cfg.MODEL.META_ARCHITECTURE = "PanopticDeepLab"
     node = cfg.MODEL.SEM_SEG_HEAD
@@ -249,9 +284,10 @@ def test_panoptic_deeplab(backbone):
         entry["sem_seg_weights"] = torch.ones(size)
         entry["center"], entry["center_weights"] = torch.rand(size), torch.ones(size)
         entry["offset"], entry["offset_weights"] = torch.rand(2, *size), torch.ones(size)
-    check_training(model, inputs)
+    check_training(model, inputs, unread(backbone, 2))
     with torch.no_grad():
-        for output in model.eval()([{"image": entry["image"]} for entry in inputs]):
+        plain = [{key: entry[key] for key in ("image", "height", "width")} for entry in inputs]
+        for output in model.eval()(plain):
             assert output["sem_seg"].shape == (4, 64, 64)
             assert output["panoptic_seg"][0].shape == (64, 64)
 
