@@ -59,7 +59,8 @@ class Checkpointer(DetectionCheckpointer):
         """
         Args:
             model: the model to load into and to save.
-            save_dir: the folder that checkpoints are saved to and resumed from.
+            save_dir: the folder that checkpoints are saved to and resumed from; the first save
+                creates it.
             partial: allow layers outside the backbone to differ from the file.
             cfg: the model's full config; saved with its class names in every file, so that the
                 file alone is enough to predict.
@@ -77,7 +78,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save the model, the checkpointables, the config that the checkpointer was given, and
-        ``kwargs`` as ``name``.pth in ``save_dir``.
+        ``kwargs`` as ``name``.pth in ``save_dir``, which is created if it does not exist.
 
         The file is written aside and renamed: a file that was there stays until the new one is
         complete. A model with NaN or infinite values is saved, and an error is logged.
@@ -107,6 +108,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"{path} is saved, but cannot be used"
             )
         self.logger.info(f"Saving checkpoint to {path}")
+        os.makedirs(self.save_dir, exist_ok=True)
         remove_leftovers(path)
         self._write(data, path)
         self.tag_last_checkpoint(basename)

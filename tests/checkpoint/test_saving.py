@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.checkpoint import PeriodicCheckpointer
 from torch import nn
 
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError
@@ -115,6 +116,40 @@ def test_a_disk_too_small_is_found_before_writing(run, monkeypatch):
     with pytest.raises(OSError, match="needs 0.0 MiB and 0.0 MiB are free") as error:
         save(run, 10)
     assert error.value.errno == errno.ENOSPC and resume(run) == 9
+
+
+def test_in_a_loop_of_ones_own(tmp_path):
+    """The folder is created, old files are removed, a second run resumes model and optimizer."""
+    folder = tmp_path / "not" / "there" / "yet"
+
+    def loop(iterations):
+        model = Counter(0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.5)
+        checkpointer = Checkpointer(model, str(folder), optimizer=optimizer)
+        rest = checkpointer.resume_or_load("", resume=True)
+        saver = PeriodicCheckpointer(checkpointer, 2, max_iter=iterations, max_to_keep=1)
+        start = rest.get("iteration", -1) + 1
+        for iteration in range(start, iterations):
+            optimizer.zero_grad()
+            model.weight.sum().backward()
+            optimizer.step()
+            saver.step(iteration)
+        return start, model.weight.detach()
+
+    assert loop(4)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "last_checkpoint",
+        "model_0000003.pth",
+        "model_final.pth",
+    ]
+    start, weight = loop(7)
+    expected = Counter(0)
+    reference = torch.optim.SGD(expected.parameters(), lr=1.0, momentum=0.5)
+    for _ in range(7):
+        reference.zero_grad()
+        expected.weight.sum().backward()
+        reference.step()
+    assert start == 4 and torch.equal(weight, expected.weight)
 
 
 def test_what_is_loaded_is_not_tied_to_the_file(tmp_path):
