@@ -27,20 +27,22 @@ MARKS = {"passed": "yes", "failed": "**no**", "skipped": "not run"}
 HEAD = """\
 # Compatibility with Detectron2
 
-What works is tested: each cell of these tables is a test, and `python tools/build_compatibility.py` runs them and
-writes this page. `make test-slow` runs them too.
+What works is tested: each cell of these tables is a test.
+`python tools/build_compatibility.py` runs them and writes this page; `make test-slow` runs
+them too.
 """
 TAIL = """\
 
 ## Hints
 
-- Levels that a model does not read leave parameters without a gradient, for which `DistributedDataParallel` waits. Make
-  only the levels that are read: `MODEL.HRNETV2P.NECK.NUM_OUTS 4` for heads that read `p2` … `p5`. A model that leaves
-  out the finest level of HRNet itself needs `find_unused_parameters=True`.
-- Models whose `MODEL.PIXEL_STD` is 1, as in Detectron2's YAML files, expect Detectron2's own ImageNet weights. HRNet's
-  ImageNet weights need the mean and standard deviation of this package's configs.
-- Images are resized by Pillow in Detectron2's `DefaultPredictor` and `DatasetMapper`, and by OpenCV here: at the same
-  size the detections are the same, after resizing the scores differ slightly.
+- Levels that a model does not read leave parameters without a gradient, for which
+  `DistributedDataParallel` waits. Make only the levels that are read: set
+  `MODEL.HRNETV2P.NECK.NUM_OUTS` to 4 for heads that read `p2` … `p5`. A model that does not read all levels of HRNet itself needs
+  `find_unused_parameters=True`.
+- Models whose `MODEL.PIXEL_STD` is 1, as in Detectron2's YAML files, expect Detectron2's own
+  ImageNet weights. HRNet's need the mean and standard deviation of this package's configs.
+- Detectron2's `DefaultPredictor` and `DatasetMapper` resize images with Pillow, this package with
+  OpenCV: at the original size the detections are the same, after resizing the scores differ.
 """
 
 

@@ -127,7 +127,7 @@ def test_analyze_model(models, family):
     assert "backbone.bottom_up" in table and "HRNet(" in str(model)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(r"ignore:.torch.jit.trace\w*. is deprecated:DeprecationWarning")
 @each_family
 def test_tracing_adapter(models, family):
     """``export_model.py --export-method tracing``: the trace gives what the model gives."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
@@ -275,6 +276,10 @@ def test_panoptic_deeplab(backbone, panoptic_deeplab):
     embed.ASPP_CHANNELS = embed.CONVS_DIM = embed.HEAD_CHANNELS = 32
     embed.NORM = "GN"
     cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES = False
+    MetadataCatalog.get("compat_panoptic").set(
+        label_divisor=1000, thing_dataset_id_to_contiguous_id={1: 0, 2: 1}
+    )
+    cfg.DATASETS.TRAIN = ("compat_panoptic",)
     torch.manual_seed(0)
     model = build_model(cfg)
     measure_statistics(model)

@@ -25,7 +25,7 @@ def tool():
 
 def test_every_cell_is_a_test_and_every_test_a_cell():
     files = sorted({cell.split("::")[0] for cell in CELLS})
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *files]
+    command = [sys.executable, "-m", "pytest", "--collect-only", *files]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert listed.returncode == 0, listed.stdout
     found = {line for line in listed.stdout.splitlines() if "::" in line}
