@@ -37,8 +37,8 @@ TAIL = """\
 
 - Levels that a model does not read leave parameters without a gradient, for which
   `DistributedDataParallel` waits. Make only the levels that are read: set
-  `MODEL.HRNETV2P.NECK.NUM_OUTS` to 4 for heads that read `p2` … `p5`. A model that does not read all levels of HRNet itself needs
-  `find_unused_parameters=True`.
+  `MODEL.HRNETV2P.NECK.NUM_OUTS` to 4 for heads that read `p2` … `p5`. A model that does not read
+  all levels of HRNet itself needs `find_unused_parameters=True`.
 - Models whose `MODEL.PIXEL_STD` is 1, as in Detectron2's YAML files, expect Detectron2's own
   ImageNet weights. HRNet's need the mean and standard deviation of this package's configs.
 - Detectron2's `DefaultPredictor` and `DatasetMapper` resize images with Pillow, this package with

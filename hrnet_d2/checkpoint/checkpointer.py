@@ -20,7 +20,7 @@ from .describing import describe
 from .download import fetch
 from .errors import CheckpointError
 from .loading import Checkpoint, load_file
-from .matching import MatchResult, layers, match_to_model
+from .matching import MatchResult, layers, match_saved, match_to_model
 from .recognition import Layout
 from .saved_files import LAST, find_last, remove_leftovers
 from .similar_names import match_similar_names
@@ -73,6 +73,7 @@ class Checkpointer(DetectionCheckpointer):
         self._description = {} if cfg is None else describe(cfg)
         self._resuming = False
         self._heuristics = False
+        self._exact = False  # whether the file was loaded as a run's own, without renaming
         self._checkpoint: Checkpoint | None = None
         self._match: MatchResult | None = None
 
@@ -206,27 +207,40 @@ class Checkpointer(DetectionCheckpointer):
         checkpoint = load_file(filename)
         self._checkpoint = checkpoint
         # Mapped tensors would stay tied to the file, which others may overwrite.
-        loaded: dict[str, Any] = {key: _own(value) for key, value in checkpoint.extras.items()}
+        # A network of one's own may have the names of another layout, as a bare HRNet does: what is
+        # resumed is the run's own file all the same.
+        own = self._resuming or checkpoint.layout is Layout.DETECTRON2
+        extras = checkpoint.extras if own else {}
+        loaded: dict[str, Any] = {key: _own(value) for key, value in extras.items()}
         if checkpoint.class_names is not None:
             loaded.setdefault("class_names", checkpoint.class_names)
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
         assert self._checkpoint is not None
-        partial = self.partial and not self._resuming
-        if self._heuristics or checkpoint.get("matching_heuristics"):
-            caffe2 = checkpoint.get("__author__") == "Caffe2"
-            match = match_similar_names(self._checkpoint, self.model, partial, caffe2)
-        else:
-            match = match_to_model(self._checkpoint, self.model, partial)
+        match = match_saved(self._checkpoint, self.model) if self._resuming else None
+        self._exact = match is not None
+        if match is None:
+            match = self._match_names(checkpoint)
         self.model.load_state_dict(match.state, strict=False)
         self._match = match
         shapes = [(name, *pair) for name, pair in match.wrong_shape.items()]
         return _IncompatibleKeys(match.missing, match.unexpected, shapes)
 
+    def _match_names(self, checkpoint: dict[str, Any]) -> MatchResult:
+        assert self._checkpoint is not None
+        partial = self.partial and not self._resuming
+        if self._heuristics or checkpoint.get("matching_heuristics"):
+            caffe2 = checkpoint.get("__author__") == "Caffe2"
+            return match_similar_names(self._checkpoint, self.model, partial, caffe2)
+        return match_to_model(self._checkpoint, self.model, partial)
+
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         assert self._match is not None and self._checkpoint is not None
         source = self._checkpoint
+        if self._exact:
+            self.logger.info(f"{len(self._match.state)} tensors loaded: all of the run's model")
+            return
         initial = layers((*self._match.missing, *self._match.wrong_shape))
         left = layers(self._match.unexpected)
         kind = "a backbone" if source.backbone_only else "a detector"

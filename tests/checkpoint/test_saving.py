@@ -17,6 +17,7 @@ from detectron2.checkpoint import PeriodicCheckpointer
 from torch import nn
 
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError
+from hrnet_d2.modeling import HRFPN, HRNet
 
 MIB = 2**20
 
@@ -150,6 +151,47 @@ def test_in_a_loop_of_ones_own(tmp_path):
         expected.weight.sum().backward()
         reference.step()
     assert start == 4 and torch.equal(weight, expected.weight)
+
+
+class Parts(nn.Module):
+    """A network of someone's own, with parts of these names."""
+
+    def __init__(self, **parts: nn.Module):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+def hrnet() -> nn.Module:
+    return HRNet(width=4, norm="GN")
+
+
+# Names of which some are also those of another project's files, or prefixes that wrappers add.
+OWN = {
+    "a backbone alone": hrnet,
+    "a backbone and its neck": lambda: HRFPN(hrnet()),
+    "a classifier": lambda: Parts(backbone=hrnet(), head=Parts(fc=nn.Linear(2, 2))),
+    "names of MMDetection's": lambda: Parts(backbone=nn.Linear(2, 2), rpn_head=nn.Linear(2, 2)),
+    "a wrapper's prefix": lambda: Parts(module=nn.Linear(2, 2)),
+    "a moving average": lambda: Parts(ema_net=nn.Linear(2, 2), net=nn.Linear(2, 2)),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_network_of_ones_own_resumes_completely(what, tmp_path, caplog):
+    first, second = OWN[what](), OWN[what]()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=1.0, momentum=0.9) for m in (first, second)]
+    sum(p.sum() for p in first.parameters()).backward()
+    optimizers[0].step()
+    Checkpointer(first, str(tmp_path), optimizer=optimizers[0]).save("a", iteration=3)
+    caplog.clear()
+    rest = Checkpointer(second, str(tmp_path), optimizer=optimizers[1]).resume_or_load("")
+    assert rest["iteration"] == 3
+    state = second.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.state_dict().items())
+    momenta = [opt.state_dict()["state"] for opt in optimizers]
+    assert momenta[0].keys() == momenta[1].keys() and momenta[0]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_what_is_loaded_is_not_tied_to_the_file(tmp_path):
