@@ -4,15 +4,17 @@
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
     model = model_zoo.get("mask_rcnn_hrnetv2p_w32_2x_coco", trained=True)
 
-A name is a config's path under ``configs/``; ".yaml" and the folder may be left out.  The data
-are in ``model_zoo.json``, from which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
+A name is a config's path under ``configs/``; ".yaml" and the folder may be left out. A name that
+ends in ".py" is that of a LazyConfig in ``configs/lazy/``. The data are in ``model_zoo.json``, from
+which ``tools/build_model_zoo.py`` writes MODEL_ZOO.md.
 """
 
 import os
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from .checkpoint_config import config_from_checkpoint
@@ -24,6 +26,7 @@ from .published import (
     get_checkpoint_url,
     get_config_file,
     info,
+    is_lazy,
     list_models,
     published_file,
     sources,
@@ -46,22 +49,52 @@ __all__ = [
 ]
 
 
-def get_config(name: str, trained: bool = False) -> CfgNode:
-    """The config of a model, with this package's keys.
+# Where a LazyConfig has what a published file needs.
+_LAZY_PATHS = {
+    "INPUT.FORMAT": ("model.input_format", "dataloader.train.mapper.image_format"),
+    "MODEL.PIXEL_MEAN": ("model.pixel_mean",),
+    "MODEL.PIXEL_STD": ("model.pixel_std",),
+    "MODEL.FCOS.TOPK_BY": ("model.test_topk_by",),
+}
+
+
+def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
+    """The config of a model, with this package's keys; for a name that ends in ".py" a LazyConfig
+    with ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
 
     Args:
         name: of a config.
-        trained: whether ``MODEL.WEIGHTS`` is the published checkpoint of the whole detector and
-            not the ImageNet one to train from; input and rules are then those of that file.
+        trained: whether ``MODEL.WEIGHTS`` (``train.init_checkpoint``) is the published checkpoint
+            of the whole detector and not the ImageNet one to train from; input and rules are then
+            those of that file.
 
     Raises:
         ModelZooError: if there is no such config, or no checkpoint of it.
     """
+    if is_lazy(name):
+        return _lazy_config(name, trained)
     cfg = load_config(get_config_file(name))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
         for key, value in file_keys(info(name)).items():
             cfg.merge_from_list([key, value])
+    return cfg
+
+
+def _lazy_config(name: str, trained: bool) -> DictConfig:
+    cfg: DictConfig = LazyConfig.load(get_config_file(name))
+    if trained:
+        cfg.train.init_checkpoint = get_checkpoint_url(name)
+        for key, value in file_keys(info(name)).items():
+            if key == "MODEL.ARITHMETIC":
+                if value != "mmdet2":
+                    raise ModelZooError(
+                        f"{cfg.train.init_checkpoint} was computed with MMDetection 1.x "
+                        "conventions, which LazyConfigs do not have: use the YAML config"
+                    )
+            else:
+                for path in _LAZY_PATHS[key]:
+                    OmegaConf.update(cfg, path, value)
     return cfg
 
 
@@ -100,11 +133,20 @@ def config_path(path: str) -> str:
 
     Raises:
         ModelZooError: if there is neither.
-        ConfigError: if it is a folder.
+        ConfigError: if it is a folder or a LazyConfig.
     """
     if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder: give a config file, or a name of the model zoo")
+    _refuse_lazy(path)
     return path if os.path.exists(path) else get_config_file(path)
+
+
+def _refuse_lazy(name: str) -> None:
+    if is_lazy(name):
+        raise ConfigError(
+            f"{name} is a LazyConfig, which is a program: train it with Detectron2's "
+            "lazyconfig_train_net.py, or give the YAML config of the same name"
+        )
 
 
 def config_of(name: str | os.PathLike) -> CfgNode:
@@ -115,6 +157,7 @@ def config_of(name: str | os.PathLike) -> CfgNode:
 
     Raises:
         ModelZooError: if it is neither, or if no checkpoint was published.
+        ConfigError: if it is the name of a LazyConfig.
         CheckpointError: what :func:`config_from_checkpoint` raises.
     """
     name = os.fspath(name)
@@ -122,6 +165,7 @@ def config_of(name: str | os.PathLike) -> CfgNode:
         return config_from_checkpoint(name, keep=True)
     if name.partition("?")[0].endswith((".pth", ".safetensors", ".pt", ".pkl", ".bin", ".tar")):
         raise ModelZooError(f"{name} is not a file")
+    _refuse_lazy(name)
     return get_config(name, trained=True)
 
 
@@ -143,9 +187,14 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     cfg = get_config(name, trained)
     if device is None and not torch.cuda.is_available():
         device = "cpu"
-    if device is not None:
-        cfg.MODEL.DEVICE = device
-    model = build_model(cfg)
+    if is_lazy(name):
+        model = instantiate(cfg.model).to(device or cfg.train.device)
+        weights = cfg.train.init_checkpoint
+    else:
+        if device is not None:
+            cfg.MODEL.DEVICE = device
+        model = build_model(cfg)
+        weights = cfg.MODEL.WEIGHTS
     if trained:
-        Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+        Checkpointer(model).load(weights)
     return model

@@ -18,6 +18,7 @@ __all__ = [
     "get_checkpoint_url",
     "get_config_file",
     "info",
+    "is_lazy",
     "list_models",
     "published_file",
     "sources",
@@ -61,6 +62,8 @@ def info(name: str) -> Mapping[str, Any]:
     Raises:
         ModelZooError: if the table has no such model.
     """
+    if is_lazy(name):  # of the same model as the YAML config of this name
+        name = PurePosixPath(name).stem
     return _table()[_find(name, _table())]
 
 
@@ -88,16 +91,25 @@ def get_checkpoint_url(name: str) -> str:
 def get_config_file(name: str) -> str:
     """The path of a config file, in the installed package or in the checkout.
 
+    Args:
+        name: of a YAML config; with ".py" at its end, that of a LazyConfig under ``configs/lazy/``.
+
     Raises:
         ModelZooError: if there is no such config.
     """
     folder = _config_folder()
+    found = folder.glob("lazy/*.py") if is_lazy(name) else folder.rglob("*.yaml")
     leaves = [
         path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*.yaml"))
+        for path in sorted(found)
         if not path.name.startswith("Base-")
     ]
     return str(folder / _find(name, leaves))
+
+
+def is_lazy(name: str) -> bool:
+    """Whether a config's name or path is that of a LazyConfig, which is a Python file."""
+    return name.endswith(".py")
 
 
 def published_file(address: str) -> Mapping[str, Any] | None:
@@ -171,20 +183,20 @@ def _config_folder() -> Path:
 
 def _forms(config: str) -> tuple[str, str]:
     """The two ways to write a config's name: with and without its folder."""
-    path = PurePosixPath(config.removesuffix(".yaml"))
+    path = PurePosixPath(config.removesuffix(".yaml").removesuffix(".py"))
     return path.as_posix(), path.name
 
 
 def _find(name: str, configs: Iterable[str]) -> str:
     """The config that ``name`` means; raises RuntimeError with the nearest ones."""
-    wanted = PurePosixPath(name).as_posix().removesuffix(".yaml")
+    wanted = PurePosixPath(name).as_posix().removesuffix(".yaml").removesuffix(".py")
     known = {form: config for config in configs for form in _forms(config)}
     if wanted in known:
         return known[wanted]
     near = difflib.get_close_matches(wanted, known, n=6, cutoff=0.5)
     near = list(dict.fromkeys(known[form] for form in near))[:3]
     hint = f"Nearest: {', '.join(near)}" if near else "list_models() gives all of them"
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith((".yaml", ".yml", ".py")):
         raise ModelZooError(
             f"{name!r} is not a file, and its name is not in the model zoo either. {hint}"
         )

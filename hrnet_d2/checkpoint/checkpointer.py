@@ -21,7 +21,7 @@ from .describing import describe
 from .download import fetch
 from .errors import CheckpointError
 from .loading import Checkpoint, load_file
-from .matching import MatchResult, layers, match_to_model
+from .matching import MatchResult, layers, match_saved, match_to_model
 from .recognition import Layout
 from .saved_files import LAST, find_last, remove_leftovers
 from .similar_names import match_similar_names
@@ -63,7 +63,8 @@ class Checkpointer(DetectionCheckpointer):
         """
         Args:
             model: the model to load into and to save.
-            save_dir: the folder that checkpoints are saved to and resumed from.
+            save_dir: the folder that checkpoints are saved to and resumed from; the first save
+                creates it.
             partial: allow layers outside the backbone to differ from the file.
             cfg: the model's full config; saved with its class names in every file, so that the
                 file alone is enough to predict.
@@ -76,12 +77,13 @@ class Checkpointer(DetectionCheckpointer):
         self._description = {} if cfg is None else describe(cfg)
         self._resuming = False
         self._heuristics = False
+        self._exact = False  # whether the file was loaded as a run's own, without renaming
         self._checkpoint: Checkpoint | None = None
         self._match: MatchResult | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save the model, the checkpointables, the config that the checkpointer was given, and
-        ``kwargs`` as ``name``.pth in ``save_dir``.
+        ``kwargs`` as ``name``.pth in ``save_dir``, which is created if it does not exist.
 
         The file is written aside and renamed: a file that was there stays until the new one is
         complete. A model with NaN, infinite or absurdly large values is saved, and an error is
@@ -116,6 +118,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"training has diverged; {path} is saved, but cannot be used"
             )
         self.logger.info(f"Saving checkpoint to {path}")
+        os.makedirs(self.save_dir, exist_ok=True)
         remove_leftovers(path)
         self._write(data, path)
         self.tag_last_checkpoint(basename)
@@ -213,19 +216,21 @@ class Checkpointer(DetectionCheckpointer):
         checkpoint = load_file(filename)
         self._checkpoint = checkpoint
         # Mapped tensors would stay tied to the file, which others may overwrite.
-        loaded: dict[str, Any] = {key: _own(value) for key, value in checkpoint.extras.items()}
+        # A network of one's own may have the names of another layout, as a bare HRNet does: what is
+        # resumed is the run's own file all the same.
+        own = self._resuming or checkpoint.layout is Layout.DETECTRON2
+        extras = checkpoint.extras if own else {}
+        loaded: dict[str, Any] = {key: _own(value) for key, value in extras.items()}
         if checkpoint.class_names is not None:
             loaded.setdefault("class_names", checkpoint.class_names)
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
         assert self._checkpoint is not None
-        partial = self.partial and not self._resuming
-        if self._heuristics or checkpoint.get("matching_heuristics"):
-            caffe2 = checkpoint.get("__author__") == "Caffe2"
-            match = match_similar_names(self._checkpoint, self.model, partial, caffe2)
-        else:
-            match = match_to_model(self._checkpoint, self.model, partial)
+        match = match_saved(self._checkpoint, self.model) if self._resuming else None
+        self._exact = match is not None
+        if match is None:
+            match = self._match_names(checkpoint)
         self.model.load_state_dict(match.state, strict=False)
         if self._resuming and MEASURING in checkpoint:
             set_measuring_layers(self.model, checkpoint[MEASURING])
@@ -233,9 +238,20 @@ class Checkpointer(DetectionCheckpointer):
         shapes = [(name, *pair) for name, pair in match.wrong_shape.items()]
         return _IncompatibleKeys(match.missing, match.unexpected, shapes)
 
+    def _match_names(self, checkpoint: dict[str, Any]) -> MatchResult:
+        assert self._checkpoint is not None
+        partial = self.partial and not self._resuming
+        if self._heuristics or checkpoint.get("matching_heuristics"):
+            caffe2 = checkpoint.get("__author__") == "Caffe2"
+            return match_similar_names(self._checkpoint, self.model, partial, caffe2)
+        return match_to_model(self._checkpoint, self.model, partial)
+
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         assert self._match is not None and self._checkpoint is not None
         source = self._checkpoint
+        if self._exact:
+            self.logger.info(f"{len(self._match.state)} tensors loaded: all of the run's model")
+            return
         initial = layers((*self._match.missing, *self._match.wrong_shape))
         left = layers(self._match.unexpected)
         kind = "a backbone" if source.backbone_only else "a detector"

@@ -30,6 +30,7 @@ class Contents:
         tensors: tensors by name, on the CPU.
         unused: names of tensors that are set aside, mapped to the reason.
         extras: everything else in a Detectron2 checkpoint (optimizer, iteration).
+        saved: the tensors of a Detectron2 checkpoint with the prefixes that ``tensors`` lacks.
         class_names: names of the dataset's classes, if the file has them.
         version: the MMDetection version, if the file states it.
         meta: MMDetection's account of the training: its config, classes, version; else empty.
@@ -41,6 +42,7 @@ class Contents:
     tensors: dict[str, torch.Tensor]
     unused: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, torch.Tensor] = field(default_factory=dict)
     class_names: list[str] | None = None
     version: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -75,12 +77,12 @@ def unwrap(raw: RawCheckpoint, path: str) -> Contents:
         None,
     )
     named = content if wrapper is None else content[wrapper]
-    tensors = _tensors(named, path, bare=wrapper is None)
+    saved = tensors = _tensors(named, path, bare=wrapper is None)
     if wrapper == "ema_state_dict":
         tensors.pop("steps", None)
     for prefix in _PREFIXES:
         tensors = _strip(tensors, prefix)
-    contents = Contents(tensors, wrapper=wrapper)
+    contents = Contents(dict(tensors), wrapper=wrapper)
     _set_averages_aside(contents)
     if not contents.tensors:
         keys = ", ".join(
@@ -90,6 +92,7 @@ def unwrap(raw: RawCheckpoint, path: str) -> Contents:
         raise CheckpointError(f"{path} holds no tensors; it has: {keys or 'nothing'}")
     if wrapper == "model":
         contents.extras = {key: value for key, value in content.items() if key != "model"}
+        contents.saved = saved
     else:
         contents.extras = _heuristics(contents, content, wrapper)
     _read_meta(contents, content, raw.text)

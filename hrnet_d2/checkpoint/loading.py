@@ -29,7 +29,9 @@ class Checkpoint:
         names: the file's names mapped to ours, for every tensor in ``state``.
         unused: the file's names of tensors that are not needed, mapped to the reason.
         unknown: the file's names that are in no table; ``state`` has their tensors unrenamed.
-        extras: everything else in a Detectron2 checkpoint: optimizer, iteration, ....
+        extras: everything beside "model" in a file with the structure of Detectron2's: optimizer,
+            iteration, ....
+        saved: the tensors in "model" of such a file, under the names that they were saved with.
         class_names: names of the dataset's classes, if the file has them.
         meta: MMDetection's account of the training: its config, classes, version; else empty.
         config: the full config as YAML, in files of this package.
@@ -43,6 +45,7 @@ class Checkpoint:
     unused: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, torch.Tensor] = field(default_factory=dict)
     class_names: list[str] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
@@ -121,7 +124,8 @@ def account(contents: Contents, path: str) -> Checkpoint:
         state={},
         names={},
         unused=dict(contents.unused),
-        extras=contents.extras if layout is Layout.DETECTRON2 else {},
+        extras=contents.extras,
+        saved=contents.saved,
         class_names=contents.class_names,
         meta=contents.meta,
         config=contents.config,

@@ -16,6 +16,7 @@ __all__ = [
     "check_values",
     "find_backbone",
     "layers",
+    "match_saved",
     "match_to_model",
     "share_names",
 ]
@@ -97,6 +98,30 @@ def match_to_model(checkpoint: Checkpoint, model: nn.Module, partial: bool = Fal
         _leave_out_broken_layers(result, backbone)
     if not result.state:
         raise CheckpointError(f"{checkpoint.path} has no tensor for this {type(model).__name__}")
+    check_values(result, checkpoint, target)
+    return result
+
+
+def match_saved(checkpoint: Checkpoint, model: nn.Module) -> MatchResult | None:
+    """Pair the tensors of a run's own checkpoint with the model of the run.
+
+    They have the same names, whatever project these are of: nothing is renamed or left out.
+
+    Args:
+        checkpoint: of a file that the run saved.
+        model: any network.
+
+    Returns:
+        The tensors to copy; None if the names or shapes are not those of the model.
+
+    Raises:
+        CheckpointError: if there are values that cannot be copied.
+    """
+    target = model.state_dict()
+    shapes = {name: value.shape for name, value in target.items()}
+    if {name: value.shape for name, value in checkpoint.saved.items()} != shapes:
+        return None
+    result = MatchResult(dict(checkpoint.saved))
     check_values(result, checkpoint, target)
     return result
 

@@ -7,10 +7,10 @@ from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import build_augmentation
+from hrnet_d2.devices import available_device
 from hrnet_d2.modeling import build_model
 
 from .predictor import metadata_of
-from .setup import available_device
 
 __all__ = ["ExactPredictor"]
 

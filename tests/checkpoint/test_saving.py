@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.checkpoint import PeriodicCheckpointer
 from torch import nn
 
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError
+from hrnet_d2.modeling import HRFPN, HRNet
 
 MIB = 2**20
 
@@ -115,6 +117,81 @@ def test_a_disk_too_small_is_found_before_writing(run, monkeypatch):
     with pytest.raises(OSError, match="needs 0.0 MiB and 0.0 MiB are free") as error:
         save(run, 10)
     assert error.value.errno == errno.ENOSPC and resume(run) == 9
+
+
+def test_in_a_loop_of_ones_own(tmp_path):
+    """The folder is created, old files are removed, a second run resumes model and optimizer."""
+    folder = tmp_path / "not" / "there" / "yet"
+
+    def loop(iterations):
+        model = Counter(0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.5)
+        checkpointer = Checkpointer(model, str(folder), optimizer=optimizer)
+        rest = checkpointer.resume_or_load("", resume=True)
+        saver = PeriodicCheckpointer(checkpointer, 2, max_iter=iterations, max_to_keep=1)
+        start = rest.get("iteration", -1) + 1
+        for iteration in range(start, iterations):
+            optimizer.zero_grad()
+            model.weight.sum().backward()
+            optimizer.step()
+            saver.step(iteration)
+        return start, model.weight.detach()
+
+    assert loop(4)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "last_checkpoint",
+        "model_0000003.pth",
+        "model_final.pth",
+    ]
+    start, weight = loop(7)
+    expected = Counter(0)
+    reference = torch.optim.SGD(expected.parameters(), lr=1.0, momentum=0.5)
+    for _ in range(7):
+        reference.zero_grad()
+        expected.weight.sum().backward()
+        reference.step()
+    assert start == 4 and torch.equal(weight, expected.weight)
+
+
+class Parts(nn.Module):
+    """A network of someone's own, with parts of these names."""
+
+    def __init__(self, **parts: nn.Module):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+def hrnet() -> nn.Module:
+    return HRNet(width=4, norm="GN")
+
+
+# Names of which some are also those of another project's files, or prefixes that wrappers add.
+OWN = {
+    "a backbone alone": hrnet,
+    "a backbone and its neck": lambda: HRFPN(hrnet()),
+    "a classifier": lambda: Parts(backbone=hrnet(), head=Parts(fc=nn.Linear(2, 2))),
+    "names of MMDetection's": lambda: Parts(backbone=nn.Linear(2, 2), rpn_head=nn.Linear(2, 2)),
+    "a wrapper's prefix": lambda: Parts(module=nn.Linear(2, 2)),
+    "a moving average": lambda: Parts(ema_net=nn.Linear(2, 2), net=nn.Linear(2, 2)),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_network_of_ones_own_resumes_completely(what, tmp_path, caplog):
+    first, second = OWN[what](), OWN[what]()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=1.0, momentum=0.9) for m in (first, second)]
+    sum(p.sum() for p in first.parameters()).backward()
+    optimizers[0].step()
+    Checkpointer(first, str(tmp_path), optimizer=optimizers[0]).save("a", iteration=3)
+    caplog.clear()
+    rest = Checkpointer(second, str(tmp_path), optimizer=optimizers[1]).resume_or_load("")
+    assert rest["iteration"] == 3
+    state = second.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.state_dict().items())
+    momenta = [opt.state_dict()["state"] for opt in optimizers]
+    assert momenta[0].keys() == momenta[1].keys() and momenta[0]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_what_is_loaded_is_not_tied_to_the_file(tmp_path):

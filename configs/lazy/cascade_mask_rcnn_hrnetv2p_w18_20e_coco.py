@@ -1,0 +1,8 @@
+from .common.data import dataloader
+from .common.models.cascade_mask_rcnn import model
+from .common.optim import two_stage as optimizer
+from .common.schedule import lr_multiplier_20e as lr_multiplier
+from .common.train import train
+
+dataloader.train.mapper.use_instance_mask = True
+train.max_iter = 146600

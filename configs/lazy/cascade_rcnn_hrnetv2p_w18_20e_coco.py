@@ -1,0 +1,7 @@
+from .common.data import dataloader
+from .common.models.cascade_rcnn import model
+from .common.optim import two_stage as optimizer
+from .common.schedule import lr_multiplier_20e as lr_multiplier
+from .common.train import train
+
+train.max_iter = 146600
