@@ -182,6 +182,10 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.OPTIMIZE.WINOGRAD": True,
     # "float32", or "bfloat16" or "float16": faster, results change by the type's precision.
     "MODEL.OPTIMIZE.DTYPE": "float32",
+    # What runs the backbone, the neck and the dense head: "torch"; "openvino" on the CPU (the extra
+    # of that name; converts in some seconds); "auto", which is OpenVINO where it is installed and
+    # can; or "inductor", the same as COMPILE.
+    "MODEL.OPTIMIZE.BACKEND": "torch",
     # Compile the backbone's modules with torch.compile: the first image takes a minute.
     "MODEL.OPTIMIZE.COMPILE": False,
     # Replay the backbone as one CUDA graph for each input size.

@@ -235,6 +235,7 @@ RULES: dict[str, Rule] = {
     "MODEL.FCOS.SCORE_THRESH_TEST": _when(FRACTION, _is_fcos),
     "MODEL.FCOS.TOPK_CANDIDATES_TEST": _when(_whole(1), _is_fcos),
     "MODEL.FCOS.NMS_THRESH_TEST": _when(FRACTION, _is_fcos),
+    "MODEL.OPTIMIZE.BACKEND": _one_of("torch", "openvino", "inductor", "auto"),
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
     "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16"),
     "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),

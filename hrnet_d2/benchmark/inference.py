@@ -26,6 +26,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "channels-last": {"channels_last": True},
     "bf16": {"dtype": torch.bfloat16},
     "fp16": {"dtype": torch.float16},
+    "openvino": {"backend": "openvino"},
+    "openvino-bf16": {"backend": "openvino", "dtype": torch.bfloat16},
     "compile": {"compile": True},
     "cuda-graphs": {"cuda_graphs": True},
     "bf16+cuda-graphs": {"dtype": torch.bfloat16, "cuda_graphs": True},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeVar, cast
 
@@ -25,10 +26,14 @@ from hrnet_d2.modeling.backbone.hrnet import HRNet
 from .cuda_graphs import CUDAGraphs
 from .fused_conv import version_of
 from .fused_hrnet import FusedHRNet
+from .openvino_backend import BackendError, Connection, connect, is_available
 from .rewrite import rewrite_for_inference
 
 __all__ = ["is_optimized", "optimize", "optimize_by_config", "running", "to_float32"]
 
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("torch", "openvino", "inductor", "auto")
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -185,6 +190,7 @@ def optimize(
     compile: bool = False,
     cuda_graphs: bool = False,
     size_bucket: int = 0,
+    backend: str = "torch",
 ) -> nn.Module:
     """A copy of a detector for fast inference; the model given stays as it is.
 
@@ -219,6 +225,10 @@ def optimize(
         size_bucket: pad images to multiples of this, a multiple of 32, so that fewer sizes
             occur for compilation and graphs. Changes results a little near the padded border.
             0 pads to the backbone's own 32.
+        backend: what runs the backbone, the neck and the RPN's or FCOS's head. "torch";
+            "openvino", on the CPU, converted in memory (some seconds) and checked against PyTorch;
+            "auto", OpenVINO on a CPU where it is installed and can run the model; or "inductor",
+            the same as ``compile``.
 
     Returns:
         The optimized copy; ``model`` itself where it is one already.
@@ -226,6 +236,7 @@ def optimize(
     Raises:
         ValueError: if an argument is not one of the above, or weights are NaN or infinite; the
             message names the argument or the weights.
+        BackendError: if ``backend`` is "openvino", and it is missing or cannot run the model.
     """
     if is_optimized(model):
         return model
@@ -233,6 +244,11 @@ def optimize(
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
     if size_bucket < 0 or size_bucket % 32:
         raise ValueError(f"size_bucket must be a multiple of 32, got {size_bucket}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {list(BACKENDS)}, got {backend!r}")
+    if backend == "openvino" and (compile or cuda_graphs):
+        raise ValueError("compile and cuda_graphs are of backend 'torch', not of 'openvino'")
+    compile = compile or backend == "inductor"
     if dtype == torch.float32:
         dtype = None
     _check_finite(model)
@@ -241,14 +257,23 @@ def optimize(
     if channels_last is None:
         channels_last = device == "cpu" or dtype is not None
     model = _copy_structure(model).eval()
+    put_backend = None
+    if backend == "openvino" or (backend == "auto" and not (compile or cuda_graphs)):
+        put_backend = _connect_openvino(model, dtype, required=backend == "openvino")
     model = rewrite_for_inference(
         model, fold=fold, channels_last=channels_last, use_winograd=winograd
     )
     if compile:
         _compile(model)
-    wrapped = dtype is not None or cuda_graphs or size_bucket
+    backbone_dtype = dtype
+    if put_backend is not None:
+        put_backend(model)
+        backbone_dtype = None  # the graph has it inside
+    wrapped = backbone_dtype is not None or cuda_graphs or size_bucket
     if wrapped and isinstance(getattr(model, "backbone", None), Backbone):
-        model.backbone = _OptimizedBackbone(model.backbone, dtype, size_bucket, cuda_graphs).eval()
+        model.backbone = _OptimizedBackbone(
+            model.backbone, backbone_dtype, size_bucket, cuda_graphs
+        ).eval()
     for module in model.modules():
         module._register_load_state_dict_pre_hook(_refuse_state)
     model.__class__ = _optimized_class(cast(Callable[..., nn.Module], type(model)))
@@ -287,7 +312,22 @@ def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
         compile=node.COMPILE,
         cuda_graphs=node.CUDA_GRAPHS,
         size_bucket=node.SIZE_BUCKET,
+        backend=node.BACKEND,
     )
+
+
+def _connect_openvino(
+    model: nn.Module, dtype: torch.dtype | None, required: bool
+) -> Connection | None:
+    if not required and (not is_available() or next(model.parameters()).device.type != "cpu"):
+        return None
+    try:
+        return connect(model, dtype)
+    except BackendError as error:
+        if required:
+            raise
+        logger.warning("PyTorch runs the network: %s", error)
+        return None
 
 
 def _copy_structure(model: nn.Module) -> nn.Module:
