@@ -75,9 +75,7 @@ def f1(true: Any, false: Any, objects: Any) -> np.ndarray:
     return np.divide(2.0 * np.asarray(true), total, out=np.zeros(np.shape(total)), where=total > 0)
 
 
-def best_threshold(
-    score: np.ndarray, correct: np.ndarray, objects: int
-) -> dict[str, float | None]:
+def best_threshold(score: np.ndarray, correct: np.ndarray, objects: int) -> dict[str, float | None]:
     """The score whose detections, and those above it, have the largest F1.
 
     Args:

@@ -70,8 +70,9 @@ def find_errors(truth: Truth, detections: Detections, matches: Matches) -> Error
     covered_by = np.full(len(truth), -1)
     about = np.flatnonzero(nearest >= 0)
     about = about[matches.detection_of[nearest[about]] < 0]
-    for i in about[np.argsort(detections.score[about], kind="stable")].tolist():
-        covered_by[nearest[i]] = i  # the last is the highest
+    about = about[np.argsort(-detections.score[about], kind="stable")]
+    objects, first = np.unique(nearest[about], return_index=True)
+    covered_by[objects] = about[first]
     missed = (matches.detection_of < 0) & (covered_by < 0) & ~truth.crowd
     cost, ap50 = _costs(truth, detections, kind, nearest, covered_by, missed)
     return Errors(kind, nearest, covered_by, missed, cost, ap50)
@@ -127,9 +128,9 @@ def _costs(
 ) -> tuple[dict[str, float], float]:
     """What AP at IoU 0.5 gains when the mistakes of one kind are corrected, the others left.
 
-    Of the classification or localization mistakes about one object, that with the highest score
-    becomes a correct detection and the others vanish, as do those about an object that was found
-    anyway. Mistakes of other kinds vanish; missed objects no longer count.
+    Of the classification and localization mistakes about an object that was not found, that with
+    the highest score becomes a correct detection; the others vanish, as do mistakes of the other
+    kinds. Missed objects no longer count.
     """
     positives = truth.objects
 
@@ -139,12 +140,8 @@ def _costs(
 
     counted, correct = kind != IGNORED, kind == CORRECT
     base = mean_ap(counted, correct, detections.cls, positives)
-    chosen = np.zeros(len(kind), dtype=bool)
-    for number in (CLASSIFICATION, LOCALIZATION):
-        about = np.flatnonzero((kind == number) & (nearest >= 0))
-        about = about[covered_by[nearest[about]] >= 0]
-        # Detections are sorted by score within an image, and so within an object.
-        chosen[about[np.unique(nearest[about], return_index=True)[1]]] = True
+    repairable = np.zeros(len(kind), dtype=bool)
+    repairable[covered_by[covered_by >= 0]] = True
     cost = {}
     for number, name in enumerate(KINDS):
         of_kind = kind == number
@@ -152,7 +149,7 @@ def _costs(
             lost = np.bincount(truth.cls[missed], minlength=len(positives))
             fixed = mean_ap(counted, correct, detections.cls, positives - lost)
         else:
-            repaired = of_kind & chosen
+            repaired = of_kind & repairable
             cls = detections.cls.copy()
             cls[repaired] = truth.cls[nearest[repaired]]
             keep = counted & (~of_kind | repaired)

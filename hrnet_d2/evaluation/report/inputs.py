@@ -177,7 +177,8 @@ def _rank(image: np.ndarray, cls: np.ndarray) -> np.ndarray:
     """The position of each detection among those of its image and class."""
     order = np.lexsort((cls, image))  # stable
     starts = np.flatnonzero(
-        np.diff(image[order], prepend=-1).astype(bool) | np.diff(cls[order], prepend=-1).astype(bool)
+        np.diff(image[order], prepend=-1).astype(bool)
+        | np.diff(cls[order], prepend=-1).astype(bool)
     )
     lengths = np.diff(starts, append=len(order))
     rank = np.empty(len(order), dtype=np.int64)

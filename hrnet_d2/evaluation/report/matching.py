@@ -54,7 +54,9 @@ def match(truth: Truth, detections: Detections, task: str) -> Matches:
     """
     pairs = _overlapping(truth, detections, task)
     truth_of = _match_coco(pairs, detections, truth)
-    ignored = (truth_of >= 0) & truth.crowd[truth_of] if len(truth) else np.zeros(len(detections), bool)
+    ignored = (
+        (truth_of >= 0) & truth.crowd[truth_of] if len(truth) else np.zeros(len(detections), bool)
+    )
     truth_of[ignored] = -1
     detection_of = np.full(len(truth), -1)
     found = np.flatnonzero(truth_of >= 0)

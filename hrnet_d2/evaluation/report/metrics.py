@@ -66,9 +66,7 @@ def evaluate(truth: Truth, detections: Detections, task: str) -> Metrics:
         ]
         ranges = [*AREAS, *((low**2, np.nextafter(high**2, 0)) for low, high, _ in sides)]
         found = _Evaluated(ground_truth, predicted, task, ranges)
-        headline = {
-            name: found.value(*_slot(name)) for name in HEADLINE
-        }
+        headline = {name: found.value(*_slot(name)) for name in HEADLINE}
         by_class = [
             {name: found.value(*_slot(name), cls=k) for name in PER_CLASS}
             for k in range(len(truth.class_ids))
