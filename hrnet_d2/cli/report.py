@@ -11,8 +11,8 @@ from hrnet_d2.evaluation.report import write_report
 __all__ = ["main"]
 
 DESCRIPTION = """
-Write a page that shows what a detector gets right and wrong: AP by class and size, thresholds, kinds
-of mistakes, and the images. One HTML file without a server, FILE.metrics.json and FILE.md.
+Write a page that shows what a detector gets right and wrong: AP by class and size, thresholds,
+kinds of mistakes, and the images. One HTML file without a server, FILE.metrics.json and FILE.md.
 `hrnet-d2 eval --report` writes it after an evaluation.
 """
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
         "--against", metavar="RESULTS", help="results of another run on the same images to compare"
     )
     parser.add_argument("--output", metavar="FILE.html", required=True, help="the page to write")
-    parser.add_argument("--title", help="of the page; default: the name of the annotation file")
+    parser.add_argument("--title", help="of the page; default: names of the files")
     parser.add_argument(
         "--max-images", type=_count, default=300, help="in the gallery (default 300)"
     )

@@ -28,7 +28,7 @@ class Errors:
     kind: np.ndarray
     """(D,) int: an index of ``KINDS``, CORRECT or IGNORED (on a crowd region)."""
     nearest: np.ndarray
-    """(D,) int: for classification and localization mistakes, the object that was meant; else -1."""
+    """(D,) int: for classification and localization mistakes, the object that was meant, or -1."""
     covered_by: np.ndarray
     """(N,) int: for objects that were not found, the detection with the highest score whose
     classification or localization mistake is about it; else -1."""
@@ -81,7 +81,7 @@ def find_errors(truth: Truth, detections: Detections, matches: Matches) -> Error
 def _best(
     detection: np.ndarray, truth: np.ndarray, iou: np.ndarray, chosen: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The largest IoU of each detection among the chosen pairs, and its object; 0 and -1 if none."""
+    """The largest IoU of each detection among the chosen pairs, and its object, or 0 and -1."""
     detection, truth, iou = detection[chosen], truth[chosen], iou[chosen]
     order = np.lexsort((-truth, iou, detection))
     last = order[np.flatnonzero(np.diff(detection[order], append=-1))]

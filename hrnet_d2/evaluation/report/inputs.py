@@ -201,7 +201,7 @@ def _encode(segmentation: Any, image: dict) -> dict:
 
 
 def _lookup(results: list[dict], key: str, known: Sequence[int], source: str) -> np.ndarray:
-    index = {value: i for i, value in enumerate(known)}
+    index: dict[Any, int] = {value: i for i, value in enumerate(known)}
     try:
         found = [index.get(r.get(key), -1) for r in results]
     except TypeError:  # a list or a dict
@@ -234,7 +234,8 @@ def _tasks_of(results: list[dict], key: str, source: str) -> bool:
     having = sum(bool(r.get(key)) for r in results)
     if 0 < having < len(results):
         raise DatasetError(
-            f'{source}: {having} of {len(results)} results have a "{key}"; all must have it, or none'
+            f'{source}: {having} of {len(results)} results have a "{key}". All must have it, or '
+            "none"
         )
     return having > 0
 

@@ -71,20 +71,24 @@ def evaluate(truth: Truth, detections: Detections, task: str) -> Metrics:
             {name: found.value(*_slot(name), cls=k) for name in PER_CLASS}
             for k in range(len(truth.class_ids))
         ]
-        by_size = [
-            {"low": low, "high": high if high < SIDES[-1] else None, "objects": n}
-            | found.three(len(AREAS) + i)
+        by_size: list[dict[str, Any]] = [
+            {
+                "low": low,
+                "high": high if high < SIDES[-1] else None,
+                "objects": n,
+                **found.three(len(AREAS) + i),
+            }
             for i, (low, high, n) in enumerate(sides)
         ]
         per_image = np.bincount(truth.image[~truth.crowd], minlength=len(truth.image_ids))
-        by_crowding = []
+        by_crowding: list[dict[str, Any]] = []
         for low, high in CROWDING:
-            inside = np.flatnonzero((per_image >= low) & (per_image <= (high or per_image.max())))
+            inside = np.flatnonzero((per_image >= low) & (per_image <= (high or np.inf)))
             if len(inside):
                 ids = [truth.image_ids[i] for i in inside]
                 part = _Evaluated(ground_truth, predicted, task, AREAS[:1], ids)
                 numbers = {"images": len(ids), "objects": int(per_image[inside].sum())}
-                by_crowding.append({"low": low, "high": high} | numbers | part.three(ALL))
+                by_crowding.append({"low": low, "high": high, **numbers, **part.three(ALL)})
     precision = found.precision[:, :, :, ALL, -1]
     curves = {"50": precision[0].T, "75": precision[5].T, "mean": precision.mean(axis=0).T}
     return Metrics(headline, by_class, curves, by_size, by_crowding)

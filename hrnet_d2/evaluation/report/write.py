@@ -6,6 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
 from hrnet_d2.file_io import atomic_write
 
 from .analysis import analyze
@@ -14,7 +18,7 @@ from .inputs import read_results, read_truth
 from .page import build_page
 from .summary import markdown, summarize
 
-__all__ = ["ReportFiles", "write_report"]
+__all__ = ["ReportFiles", "write_report", "write_reports"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ def write_report(
         output: the HTML file to write; its folder is created.
         images: the folder of the images, for the gallery. Without it boxes are shown alone.
         against: results of another run on the same annotations, to compare with.
-        title: of the page; default: the name of the annotation file.
+        title: of the page; default: names of the results and the annotations.
         max_images: in the gallery.
 
     Raises:
@@ -76,7 +80,7 @@ def write_report(
     for path, name in names:
         detections = read_results(path, truth)
         runs.append((name, {task: analyze(truth, detections, task) for task in detections.tasks}))
-    title = title or Path(annotations).stem
+    title = title or f"{names[0][1]} on {Path(annotations).stem}"
     summary = summarize(truth, runs, title)
     gallery = build_gallery([analyses for _, analyses in runs], folder, max_images)
     page = build_page(truth, runs, gallery, summary.get("comparison", {}), title)
@@ -91,6 +95,36 @@ def write_report(
             Path(part).write_text(text, encoding="utf-8")
     logger.info("Report: %s (%.1f MB)", output, len(page) / 1e6)
     return files
+
+
+def write_reports(cfg: CfgNode) -> list[ReportFiles]:
+    """Write the report of an evaluation on ``cfg.DATASETS.TEST``, beside its results.
+
+    Args:
+        cfg: the config of the evaluation, which wrote its results below ``OUTPUT_DIR/inference``.
+
+    Returns:
+        The files of each dataset: ``OUTPUT_DIR/inference/DATASET/report.html`` and its companions.
+
+    Raises:
+        FileNotFoundError: if a dataset has no results.
+        DatasetError: if its annotation file is invalid or has no annotations.
+    """
+    reports = []
+    for name in cfg.DATASETS.TEST:
+        folder = Path(cfg.OUTPUT_DIR) / "inference" / name
+        metadata = MetadataCatalog.get(name)
+        images = metadata.get("image_root")
+        reports.append(
+            write_report(
+                folder / "coco_instances_results.json",
+                PathManager.get_local_path(metadata.json_file),
+                folder / "report.html",
+                images=PathManager.get_local_path(images) if images else None,
+                title=f"{Path(cfg.OUTPUT_DIR).name} on {name}",
+            )
+        )
+    return reports
 
 
 def _names(paths: list[str | os.PathLike[str]]) -> list[tuple[str | os.PathLike[str], str]]:

@@ -35,6 +35,12 @@ function shape(item, className, color) {
 const meantBy = (d) => (d.meant && state.task in d.meant ? d.meant[state.task] : null);
 const involves = (item) => state.cls < 0 || item.class === state.cls || meantBy(item) === state.cls;
 
+function boxIou(a, b) {
+  const side = (i) => Math.max(0, Math.min(a[i] + a[i + 2], b[i] + b[i + 2]) - Math.max(a[i], b[i]));
+  const inside = side(0) * side(1);
+  return inside ? inside / (a[2] * a[3] + b[2] * b[3] - inside) : 0;
+}
+
 /* Drawn: crop [x, y, width, height] of the thumbnail; only: the item that matters, or null. */
 function drawing(entry, { r = 0, crop, only = null, labels = false, truth = true, detections = true }) {
   const [x, y, width, height] = crop || [0, 0, entry.width, entry.height];
@@ -43,7 +49,8 @@ function drawing(entry, { r = 0, crop, only = null, labels = false, truth = true
   else svg.append(s("rect", { width: entry.width, height: entry.height, style: { fill: "#3a3e44" } }));
   const tags = [];
   const add = (item, className, color, text) => {
-    const dimmed = (only && item !== only) || (!only && !involves(item)) ? " dim" : "";
+    const away = only ? item !== only && !(item.runs && boxIou(item.box, only.box) >= 0.1) : !involves(item);
+    const dimmed = away ? " dim" : "";
     svg.append(shape(item, "under" + dimmed), shape(item, className + dimmed, color));
     if (labels && !dimmed) tags.push(s("text", { class: "tag", x: item.box[0] + 2, y: Math.max(item.box[1] - 4, y + 11), style: { "font-size": `${labels}px` } }, text));
   };

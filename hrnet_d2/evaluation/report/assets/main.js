@@ -60,7 +60,7 @@ function drawScores() {
   const tasks = run(), other = otherRun(), points = operating(tasks), at = points[state.step];
   const what = state.cls < 0 ? "all classes" : className(state.cls);
   $("threshold-words").textContent = `At scores from ${score(threshold())}, ${what}: ${number(at.true)} correct and ${number(at.false)} false detections; ` +
-    `precision ${percent(at.precision)}, recall ${percent(at.recall)}, F1 ${percent(at.f1)}.`;
+    `precision ${percent(at.precision)} %, recall ${percent(at.recall)} %, F1 ${percent(at.f1)} %.`;
   const x = { ...SCORES, label: "threshold", tip: (v) => v.toFixed(2) };
   const of = (key) => points.map((p) => [p.threshold, p[key]]);
   const curve = (t, name) => {
@@ -133,7 +133,7 @@ function setTheme(theme) {
 
 function themes() {
   const system = window.matchMedia("(prefers-color-scheme: dark)");
-  let own = new URLSearchParams(location.search).get("theme");
+  let own = ADDRESS.get("theme");
   try { own = own || localStorage.getItem("hrnet-d2-report-theme"); } catch { /* files may not have storage */ }
   setTheme(["light", "dark"].includes(own) ? own : system.matches ? "dark" : "light");
   system.addEventListener("change", (e) => { if (!own) setTheme(e.matches ? "dark" : "light"); });
@@ -144,9 +144,15 @@ function themes() {
   });
 }
 
+/* A page's address may choose: ?theme=dark&task=segm&view=confident&class=cat */
+const ADDRESS = new URLSearchParams(location.search);
+
 function start() {
   themes();
   const tasks = Object.keys(ONE.tasks);
+  if (tasks.includes(ADDRESS.get("task"))) state.task = ADDRESS.get("task");
+  if (ADDRESS.get("view") in VIEWS) state.view = ADDRESS.get("view");
+  state.cls = DATA.classes.indexOf(ADDRESS.get("class"));
   replace($("tasks"), tasks.map((task) => h("button", { type: "button", onclick: () => choose({ task, step: Math.round(ONE.tasks[task].threshold * ONE.tasks[task].bins) }) }, TASK_NAMES[task])));
   state.step = Math.round(run().threshold * run().bins);
   onChange(["task"], () => [...$("tasks").children].forEach((b, i) => b.setAttribute("aria-pressed", String(tasks[i] === state.task))));
