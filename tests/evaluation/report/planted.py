@@ -62,9 +62,7 @@ def dataset(
         annotation = {"id": i, "image_id": image, "category_id": category, "bbox": box}
         annotation |= {"area": box[2] * box[3], "iscrowd": crowd}
         if masks:
-            annotation["segmentation"] = (
-                encode(box, SIDE, SIDE) if crowd else [polygon(box)]
-            )
+            annotation["segmentation"] = encode(box, SIDE, SIDE) if crowd else [polygon(box)]
         annotations.append(annotation)
     return {
         "images": [
@@ -146,9 +144,7 @@ def random_data(seed: int, masks: bool = False) -> tuple[dict, list[dict]]:
             annotation = {"id": len(annotations) + 1, "image_id": image["id"], "iscrowd": crowd}
             annotation |= {"category_id": category, "bbox": box, "area": 0.9 * box[2] * box[3]}
             if masks:
-                annotation["segmentation"] = (
-                    encode(box, height, width) if crowd else [polygon(box)]
-                )
+                annotation["segmentation"] = encode(box, height, width) if crowd else [polygon(box)]
             annotations.append(annotation)
             for _ in range(rng.poisson(1.3)):
                 moved = np.array(box) + rng.normal(0, 0.12, 4) * np.array(2 * box[2:])

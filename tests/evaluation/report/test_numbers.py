@@ -147,9 +147,7 @@ def test_counts_agree_with_each_other(evaluated):
     # No other threshold in steps of 0.01 has a larger F1.
     step = round(threshold * 100)
     true, wrong = analysis.counts.true.sum(axis=0), analysis.counts.false.sum(axis=0)
-    values = [
-        2 * true[i:].sum() / (true[i:].sum() + wrong[i:].sum() + objects) for i in range(100)
-    ]
+    values = [2 * true[i:].sum() / (true[i:].sum() + wrong[i:].sum() + objects) for i in range(100)]
     assert max(values) == values[step] == pytest.approx(written["threshold"]["f1"])
     matrix = np.array(written["confusion"]["matrix"])
     assert matrix[:-1].sum() == objects
@@ -175,9 +173,7 @@ def test_best_threshold_of_a_class(evaluated):
         of_class = (detections.cls == k) & (kind != IGNORED)
         score, right = detections.score[of_class], kind[of_class] == CORRECT
         objects = int(analysis.truth.objects[k])
-        best = max(
-            2 * right[score >= t].sum() / ((score >= t).sum() + objects) for t in set(score)
-        )
+        best = max(2 * right[score >= t].sum() / ((score >= t).sum() + objects) for t in set(score))
         assert entry["best"]["f1"] == pytest.approx(best)
         at = score >= entry["best"]["threshold"]
         assert 2 * right[at].sum() / (at.sum() + objects) == pytest.approx(best)
