@@ -80,7 +80,8 @@ def test_the_page_runs_and_shows_the_numbers(files, tmp_path):
 def test_tables_sort(files, tmp_path):
     """By clicking a column: numbers descending first, names ascending; undefined values last."""
     script = """
-        const column = (i) => [...document.querySelectorAll('#class-table tbody tr')].map((row) => row.cells[i].textContent);
+        const rows = () => [...document.querySelectorAll('#class-table tbody tr')];
+        const column = (i) => rows().map((row) => row.cells[i].textContent);
         const head = () => [...document.querySelectorAll('#class-table thead th')];
         const click = (i) => head()[i].querySelector('button').click();
         const answer = {start: column(2), names: head().map((th) => th.textContent)};
@@ -109,7 +110,8 @@ def test_numbers_at_every_threshold_equal_the_analysis(files, tmp_path):
     script = """
         const at = (step) => { choose({step}); return {
             kinds: kindCounts(run(), step), point: operating(run())[step],
-            matrix: [...document.querySelectorAll('.matrix tbody tr')].map((row) => [...row.querySelectorAll('td')].map((c) => c.textContent)),
+            matrix: [...document.querySelectorAll('.matrix tbody tr')].map(
+                (row) => [...row.querySelectorAll('td')].map((cell) => cell.textContent)),
             gallery: DATA.gallery.map((entry) => [entry.image, mistakeCount(entry)]),
         }; };
         return {own: at(Math.round(100 * run().threshold)), all: at(0), images: run().byImage};
@@ -137,22 +139,32 @@ def test_numbers_at_every_threshold_equal_the_analysis(files, tmp_path):
 
 def test_choices_change_the_page(files, tmp_path):
     script = """
-        const figures = () => document.querySelectorAll('#cards figure').length;
-        const text = (id) => document.getElementById(id).textContent;
-        const answer = {all: text('gallery-words'), dark: document.documentElement.dataset.theme};
-        document.getElementById('theme').click(); answer.theme = document.documentElement.dataset.theme;
-        document.querySelector('[data-view=confident]').click(); answer.confident = text('gallery-words');
-        const kind = document.getElementById('kind-choice'); kind.value = '3'; kind.dispatchEvent(new Event('change'));
-        answer.kinds = [...document.querySelectorAll('#cards figcaption small')].map((e) => e.textContent.split(' ')[0]);
-        document.querySelector('[data-view=missed]').click(); answer.missed = figures();
-        const cls = document.getElementById('class-choice'); cls.value = '1'; cls.dispatchEvent(new Event('change'));
-        answer.ofClass = [...document.querySelectorAll('#cards figcaption')].map((e) => e.firstChild.nextSibling.textContent);
-        answer.other = document.getElementById('gallery-class').value;
-        const slider = document.getElementById('threshold'); slider.value = 99; slider.dispatchEvent(new Event('input'));
+        const $$ = (query) => [...document.querySelectorAll(query)];
+        const text = (id) => $(id).textContent;
+        const theme = () => document.documentElement.dataset.theme;
+        const set = (id, value, event = 'change') => {
+            $(id).value = value;
+            $(id).dispatchEvent(new Event(event));
+        };
+        const answer = {all: text('gallery-words'), dark: theme()};
+        $('theme').click();
+        answer.theme = theme();
+        $$('[data-view=confident]')[0].click();
+        answer.confident = text('gallery-words');
+        set('kind-choice', '3');
+        answer.kinds = $$('#cards figcaption small').map((e) => e.textContent.split(' ')[0]);
+        $$('[data-view=missed]')[0].click();
+        answer.missed = $$('#cards figure').length;
+        set('class-choice', '1');
+        answer.ofClass = $$('#cards figcaption').map((e) => e.childNodes[1].textContent);
+        answer.other = $('gallery-class').value;
+        set('threshold', 99, 'input');
         answer.words = text('threshold-words');
-        document.querySelector('#cards figure button').click(); answer.open = document.getElementById('viewer').open;
-        answer.sides = document.querySelectorAll('#viewer .sides svg').length;
-        document.querySelector('#viewer button').click(); answer.closed = !document.getElementById('viewer').open;
+        $$('#cards figure button')[0].click();
+        answer.open = $('viewer').open;
+        answer.sides = $$('#viewer .sides svg').length;
+        $$('#viewer button')[0].click();
+        answer.closed = !$('viewer').open;
         return answer;
     """
     answer = ask(files.html, tmp_path, script, "?theme=dark")
@@ -169,11 +181,16 @@ def test_choices_change_the_page(files, tmp_path):
 def test_controls_can_be_used_from_the_keyboard(files, tmp_path):
     """What reacts to a click is a button or a form control, with a name."""
     script = """
-        const named = (e) => e.textContent.trim() || e.getAttribute('aria-label') || e.closest('label');
-        const controls = [...document.querySelectorAll('button, select, input')];
-        return {count: controls.length, nameless: controls.filter((e) => !named(e)).map((e) => e.outerHTML),
-            charts: [...document.querySelectorAll('svg.chart')].every((e) => e.getAttribute('aria-label')),
-            scrolling: [...document.querySelectorAll('.table, .scroll')].every((e) => e.tabIndex === 0)};
+        const $$ = (query) => [...document.querySelectorAll(query)];
+        const controls = $$('button, select, input');
+        const named = (e) =>
+            e.textContent.trim() || e.getAttribute('aria-label') || e.closest('label');
+        return {
+            count: controls.length,
+            nameless: controls.filter((e) => !named(e)).map((e) => e.outerHTML),
+            charts: $$('svg.chart').every((e) => e.getAttribute('aria-label')),
+            scrolling: $$('.table, .scroll').every((e) => e.tabIndex === 0),
+        };
     """
     answer = ask(files.html, tmp_path, script)
     assert answer["count"] > 40 and answer["nameless"] == []
@@ -190,8 +207,13 @@ def test_hostile_names_are_harmless(tmp_path):
         choose({step: 0});
         for (const view of Object.keys(VIEWS)) choose({view});
         openViewer(DATA.gallery[0]);
-        return {title: document.title, images: document.querySelectorAll('img').length, bold: document.querySelectorAll('td b').length,
-            scripts: document.scripts.length, shown: document.getElementById('class-table').textContent};
+        return {
+            title: document.title,
+            images: document.querySelectorAll('img').length,
+            bold: document.querySelectorAll('td b').length,
+            scripts: document.scripts.length,
+            shown: $('class-table').textContent,
+        };
     """
     answer = ask(page, tmp_path, script)
     assert answer["title"].startswith("</script>") and answer["title"].endswith("report")
