@@ -44,7 +44,7 @@ function boxIou(a, b) {
 /* Drawn: crop [x, y, width, height] of the thumbnail; only: the item that matters, or null. */
 function drawing(entry, { r = 0, crop, only = null, labels = false, truth = true, detections = true }) {
   const [x, y, width, height] = crop || [0, 0, entry.width, entry.height];
-  const svg = s("svg", { viewBox: `${x} ${y} ${width} ${height}`, role: "img", "aria-label": describe(entry, r) });
+  const svg = s("svg", { class: "drawing", viewBox: `${x} ${y} ${width} ${height}`, role: "img", "aria-label": describe(entry, r) });
   if (entry.picture >= 0) svg.append(s("image", { href: PICTURES[entry.picture], width: entry.width, height: entry.height, preserveAspectRatio: "none" }));
   else svg.append(s("rect", { width: entry.width, height: entry.height, style: { fill: "#3a3e44" } }));
   const tags = [];
@@ -52,7 +52,7 @@ function drawing(entry, { r = 0, crop, only = null, labels = false, truth = true
     const away = only ? item !== only && !(item.runs && boxIou(item.box, only.box) >= 0.1) : !involves(item);
     const dimmed = away ? " dim" : "";
     svg.append(shape(item, "under" + dimmed), shape(item, className + dimmed, color));
-    if (labels && !dimmed) tags.push(s("text", { class: "tag", x: item.box[0] + 2, y: Math.max(item.box[1] - 4, y + 11), style: { "font-size": `${labels}px` } }, text));
+    if (labels && !dimmed) tags.push(s("text", { class: "tag", x: item.box[0] + 2, y: Math.max(item.box[1] - labels / 3, y + labels), style: { "font-size": `${labels}px`, "stroke-width": `${labels / 4}px` } }, text));
   };
   if (truth) for (const o of entry.objects) {
     const missed = isMissed(o, r);
@@ -157,7 +157,7 @@ function galleryControls() {
 /* The enlarged image: annotations and each run's detections side by side. */
 function openViewer(entry) {
   const viewer = $("viewer");
-  const size = Math.max(9, Math.round(entry.width / 48));
+  const size = Math.max(entry.width, entry.height) / 42; /* small images are enlarged, and their text with them */
   const sides = [h("div", {}, h("p", {}, "Annotated"), drawing(entry, { labels: size, detections: false }))];
   DATA.runs.forEach((one, r) => {
     if (!(state.task in one.tasks)) return;

@@ -51,7 +51,7 @@ function classTable() {
   replace($("class-table"), sortableTable({ label: "Classes", columns, rows, first: 2, most: 100, rowClass: (r) => (r.k === state.cls ? "chosen" : null) }));
 }
 
-const MATRIX = 18; /* classes at most, and the background */
+const MATRIX = 14; /* classes at most, and the background */
 
 function confusionTable() {
   const K = DATA.classes.length, tasks = run(), counts = new Map();
