@@ -18,5 +18,5 @@ setup(
         *(".".join([CONFIGS, *folder.parts]) for folder in FOLDERS),
     ],
     package_dir={CONFIGS: "configs"},
-    package_data={"": ["*.json", "*.yaml", "py.typed"]},  # of every package
+    package_data={"": ["*.json", "*.yaml", "py.typed", "assets/*"]},  # of every package
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a small detector on the built-in data, evaluate it, and draw its detections.
+"""Train a small detector on the built-in data, evaluate it, draw its detections, and report.
 
 python demo/quick_start.py --output output/demo
 """
@@ -26,7 +26,8 @@ SCALE = 2  # of the drawn images: the built-in ones are small
 def train(output: Path) -> None:
     """Train and evaluate as a user would, through train_net.py."""
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
-    subprocess.run([*command, "--overwrite", "OUTPUT_DIR", str(output)], check=True)
+    command += ["--overwrite", "--report", "OUTPUT_DIR", str(output)]
+    subprocess.run(command, check=True)
 
 
 def draw(output: Path, number: int = 12, threshold: float = 0.7) -> Path:
@@ -72,6 +73,8 @@ def main() -> None:
     for name, value in last_metrics(output).items():
         print(f"  {name.removeprefix('bbox/'):<14}{value:6.1f}")
     print(f"Truth (left) and detections (right): {pictures}")
+    report = next((output / "inference").glob("*/report.html"))
+    print(f"What it gets right and wrong, to open in a browser: {report}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint",
     "predict": "draw a model's detections on images",
     "check": "check the annotations and images of custom data",
+    "report": "write a page that shows what a detector gets right and wrong",
     "convert": "convert a checkpoint to this package's names, and account for every tensor",
     "benchmark": "measure speed, memory and loss curves",
     "env": "print versions, hardware and threads, and check the installation",

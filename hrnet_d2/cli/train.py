@@ -23,10 +23,14 @@ def job(args: argparse.Namespace, cfg: CfgNode) -> None:
             results = evaluate(cfg, resume=args.resume)
             if comm.is_main_process():
                 verify_results(cfg, results)
-            return
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        trainer.train()
+        else:
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+            trainer.train()
+        if args.report and comm.is_main_process():
+            from hrnet_d2.evaluation.report import write_reports
+
+            write_reports(cfg)
 
 
 def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int:

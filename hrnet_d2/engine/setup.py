@@ -65,6 +65,12 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
         metavar="FILE",
         help="short for MODEL.WEIGHTS FILE; without --config-file the checkpoint brings its config",
     )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="after the evaluation, write report.html beside its results: AP by class and size, "
+        "kinds of mistakes, and images",
+    )
     custom = parser.add_argument_group("custom data (COCO JSON)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
         custom.add_argument(
