@@ -16,6 +16,7 @@ from .dataset_mapper import HRNetDatasetMapper, InferenceInput, check_image
 from .datasets.coco_check import DatasetError
 from .datasets.coco_stuff import register_coco_stuffthing
 from .datasets.custom import configure_custom_data, register_custom_data
+from .datasets.formats import find_data
 from .datasets.shapes import register_shapes
 from .image_io import ImageReadError, SizeMismatchError, read_image
 from .transforms import OpenCVResizeTransform, ResizeKeepRatio, build_augmentation
@@ -35,6 +36,7 @@ __all__ = [
     "check_datasets",
     "check_num_classes",
     "configure_custom_data",
+    "find_data",
     "num_classes",
     "read_image",
     "register_custom_data",

@@ -221,8 +221,8 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     train, test = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
     if training and not train:
         raise ConfigError(
-            "DATASETS.TRAIN names no dataset: give training data (--train-data ANNOTATIONS.json "
-            "IMAGES/) or the name of a registered dataset"
+            "DATASETS.TRAIN names no dataset: give training data (--train-data FOLDER, or "
+            "ANNOTATIONS.json IMAGES/) or the name of a registered dataset"
         )
     if not training and not test:
         raise ConfigError(
