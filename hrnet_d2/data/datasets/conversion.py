@@ -4,11 +4,11 @@ import hashlib
 import json
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from PIL import Image
@@ -32,7 +32,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Part of the key in the cache: increment it whenever the same labels give another file.
-VERSION = 1
+VERSION = 2
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
@@ -115,8 +115,8 @@ class ImageSizes:
     def __call__(self, file: Path) -> tuple[int, int] | None:
         """None for a file that is missing or no image; it becomes a problem."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with catch_warnings():
+                simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file) as image:
                     width, height = image.size
                     jpeg = image.format in ("JPEG", "MPO")
@@ -135,7 +135,9 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(p for p in _files(folder) if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def convert(reader: Reader, classes: Sequence[tuple[int, str]] | None = None) -> dict[str, Split]:
+def convert(
+    reader: Reader, classes: Sequence[tuple[int, str]] | None = None
+) -> tuple[dict[str, Split], list[str]]:
     """Write a dataset as COCO files into the cache, unless they are there.
 
     The key is made of the names, sizes and times of all its files.
@@ -145,7 +147,7 @@ def convert(reader: Reader, classes: Sequence[tuple[int, str]] | None = None) ->
         classes: ids and names of the classes, for a dataset that has no list of them.
 
     Returns:
-        The COCO file and folder of images of each split, by name.
+        The COCO file and folder of images of each split, by name; and warnings.
 
     Raises:
         DatasetError: if the dataset cannot be read; the message has all problems.
@@ -156,18 +158,21 @@ def convert(reader: Reader, classes: Sequence[tuple[int, str]] | None = None) ->
         report = Report(reader.path)
         labels = reader.read(report, [name for _, name in classes] if classes else None)
         report.raise_errors()
-        report.log_warnings(logger)
         ids = [i for i, _ in classes] if classes else list(range(1, len(labels.classes) + 1))
-        write_once(target, lambda folder: _write(folder, labels, ids))
-    roots = json.loads((target / "splits.json").read_text())
+        write_once(target, lambda folder: _write(folder, labels, ids, report.warnings))
+    manifest = json.loads((target / "manifest.json").read_text())
     logger.info(
         "%s: %s, %s COCO files in %s",
         *(reader.path, reader.format, "using the" if found else "converted to", target),
     )
-    return {name: (target / f"{name or 'all'}.json", Path(root)) for name, root in roots.items()}
+    splits = {
+        name: (target / f"{name or 'all'}.json", Path(root))
+        for name, root in manifest["roots"].items()
+    }
+    return splits, manifest["warnings"]
 
 
-def _write(folder: Path, labels: Labels, ids: Sequence[int]) -> None:
+def _write(folder: Path, labels: Labels, ids: Sequence[int], warnings: list[str]) -> None:
     folder.mkdir()
     roots = {}
     categories = [{"id": i, "name": n} for i, n in zip(ids, labels.classes, strict=True)]
@@ -191,7 +196,8 @@ def _write(folder: Path, labels: Labels, ids: Sequence[int]) -> None:
                 annotation["category_id"] = ids[annotation["category_id"]]
                 data["annotations"].append(annotation)
         (folder / f"{name or 'all'}.json").write_text(json.dumps(data))
-    (folder / "splits.json").write_text(json.dumps(roots))
+    manifest = {"roots": roots, "warnings": warnings}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def _key(reader: Reader, classes: Sequence[tuple[int, str]] | None) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ class Data:
     splits: dict[str, Split]
     """COCO file and folder of images of "train", "val" and "test"; "" for data that are not
     divided."""
+    warnings: list[str] = field(default_factory=list)
+    """What the conversion took for granted."""
 
     def choose(self, *names: str) -> Split:
         """The first of these splits that there is.
@@ -94,7 +96,10 @@ def find_data(given: Given, like: Split | None = None) -> Data:
             "and test/"
         )
     classes = None if reader.lists_classes else _categories(like)
-    return Data(reader.format, path, convert(reader, classes))
+    splits, warnings = convert(reader, classes)
+    for warning in warnings:
+        logger.warning("%s: %s", path, warning)
+    return Data(reader.format, path, splits, warnings)
 
 
 def resolve_data(

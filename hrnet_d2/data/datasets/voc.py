@@ -83,7 +83,7 @@ def _devkit(path: Path) -> dict[str, _Folder]:
     whole = _folder(path) if lists.is_dir() else None
     if whole is None:
         return {}
-    splits = {}
+    splits: dict[str, _Folder] = {}
     for split, names in LISTS.items():
         file = next((p for n in names if (p := lists / f"{n}.txt").is_file()), None)
         if file is not None and not (split == "" and splits):
