@@ -4,6 +4,7 @@ Importing this registers ``shapes_train``, ``shapes_val`` (drawn when first used
 ``coco_2017_train_stuffthing``, ``coco_2017_val_stuffthing``.
 """
 
+from .augmentation import build_augmentation
 from .build import (
     build_test_loader,
     build_train_loader,
@@ -19,7 +20,7 @@ from .datasets.custom import configure_custom_data, register_custom_data
 from .datasets.formats import find_data
 from .datasets.shapes import register_shapes
 from .image_io import ImageReadError, SizeMismatchError, read_image
-from .transforms import OpenCVResizeTransform, ResizeKeepRatio, build_augmentation
+from .transforms import OpenCVResizeTransform, ResizeKeepRatio
 
 __all__ = [
     "DatasetError",

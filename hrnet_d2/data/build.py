@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
+    DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -82,6 +83,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None) -> Iterable
             _check_semantic_maps(dataset, names)
     if mapper is None:
         mapper = HRNetDatasetMapper(cfg, True)
+    if isinstance(mapper, HRNetDatasetMapper) and mapper.mixing is not None:
+        mapper.mix_with(DatasetFromList(dataset, copy=False))  # serialized: workers share it
     if isinstance(dataset, list):
         return build_resumable_loader(cfg, dataset, mapper)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
