@@ -98,6 +98,9 @@ DEFAULTS: dict[str, Any] = {
     # Accept file names in annotation files of custom data that lead out of the folder of images,
     # by "..", as absolute paths or through links.
     "DATASETS.ALLOW_OUTSIDE_FILES": False,
+    # Draw the first batch, as the network sees it, into OUTPUT_DIR/first_batch.jpg: "on", "off", or
+    # "auto" for custom data only.
+    "VIS_FIRST_BATCH": "auto",
     #
     # ---- Region proposals, for MODEL.PROPOSAL_GENERATOR.NAME "MaxIoURPN" ("RPN" is Detectron2's)
     # Least IoU at which an object without a good anchor takes the anchors that overlap it most.

@@ -214,6 +214,7 @@ RULES: dict[str, Rule] = {
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
     "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16"),
     "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),
+    "VIS_FIRST_BATCH": _one_of("on", "off", "auto"),
     "INPUT.BACKEND": _one_of("opencv", "detectron2"),
     "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": _one_of("polygon", "bitmask"),

@@ -37,6 +37,7 @@ from hrnet_d2.data import (
     check_datasets,
     check_num_classes,
 )
+from hrnet_d2.data.drawing import first_batch_drawn
 from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
@@ -85,7 +86,7 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        data_loader = first_batch_drawn(cfg, self.build_train_loader(cfg))
         on_cpu = cfg.MODEL.DEVICE == "cpu"
         model = create_ddp_model(
             model,

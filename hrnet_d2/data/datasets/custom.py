@@ -169,6 +169,7 @@ def _register_file(file: CocoFile, sem_seg_root: Path | None) -> str:
         json_file=json_file,
         image_root=root,
         evaluator_type="coco",
+        custom_data=True,
         thing_classes=file.class_names,
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(file.category_ids)},
     )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ def find_data(given: Given, like: Split | None = None) -> Data:
         return Data("COCO", path, {"": (path, images)})
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}")
+    path = Path(os.path.abspath(path))  # the same key in the cache from every folder
     if path.is_file() and path.suffix == ".json":
         return Data("COCO", path, {"": (path, images_of(path))})
     reader: Reader | None = find_yolo(path) or find_cvat(path)
