@@ -12,7 +12,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
 
 from hrnet_d2.file_io import atomic_write
 
@@ -55,6 +54,8 @@ def draw_input(
     pictures = [image]
     instances = record.get("instances")
     if instances is not None and len(instances):
+        from detectron2.utils.visualizer import Visualizer  # and matplotlib, which takes a moment
+
         classes = instances.gt_classes.tolist()
         labels = [class_names[c] if c < len(class_names) else str(c) for c in classes]
         visualizer = Visualizer(image)
