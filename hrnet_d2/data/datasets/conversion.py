@@ -15,7 +15,7 @@ from PIL import Image
 
 from hrnet_d2.data.cache import cache_folder, write_once
 
-from .report import Report, some
+from .report import Report
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -37,6 +37,7 @@ IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 ORIENTATION = 0x0112  # Exif tag
+SHOWN, LONGEST = 5, 100  # files in a message, and characters of each, from its end
 DIGITS = 4  # of a pixel's fraction, far below the precision of any of the formats
 
 Split = tuple[Path, Path]
@@ -96,14 +97,26 @@ class Reader(Protocol):
 class Problems:
     """Problems of a kind and where they are, which become one error of a report each."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        """
+        Args:
+            root: the dataset's folder, which is left out of the names of its files.
+        """
+        self.root = root
         self.found: dict[str, list[str]] = {}
 
     def add(self, kind: str, where: str) -> None:
         self.found.setdefault(kind, []).append(where)
 
     def report(self, errors: list[str]) -> None:
-        errors += [f"{len(places)} {kind}: {some(places)}" for kind, places in self.found.items()]
+        for kind, places in self.found.items():
+            errors.append(f"{len(places)} {kind}: {self.listed(places)}")
+
+    def listed(self, files: Iterable[str | Path]) -> str:
+        """The first of many files, for a message."""
+        names = [str(file).removeprefix(f"{self.root}{os.sep}") for file in files]
+        shown = [n if len(n) <= LONGEST else f"...{n[3 - LONGEST :]}" for n in names[:SHOWN]]
+        return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
 
 
 class ImageSizes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .conversion import ImageSizes, LabeledImage, Labels, Problems
-from .report import DatasetError, Report, some
+from .report import DatasetError, Report
 
 __all__ = ["CvatData", "find_cvat"]
 
@@ -66,7 +66,7 @@ class CvatData:
             raise DatasetError(
                 f"{self.file} is not an export of CVAT: {' '.join(str(error).split())}"
             ) from error
-        problems = Problems()
+        problems = Problems(self.file.parent)
         sizes = ImageSizes(problems)
         index = {name: i for i, name in enumerate(names)}
         images, other = [], []
@@ -91,7 +91,8 @@ class CvatData:
                 images[-1].add(index[item.category.name], (x1, y1, x2 - x1, y2 - y1), [])
         if other:
             report.errors.append(
-                f"{len(other)} images have another size than in {self.file.name}: {some(other)}"
+                f"{len(other)} images have another size than in {self.file.name}: "
+                f"{problems.listed(other)}"
             )
         problems.report(report.errors)
         if not images and not problems.found:

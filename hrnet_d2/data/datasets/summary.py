@@ -80,8 +80,8 @@ def inspect(
         except (DatasetError, OSError) as error:
             found.add("problems", name, str(error))
             continue
-        for error in report.errors:
-            found.add("problems", name, error)
+        for problem in report.errors:
+            found.add("problems", name, problem)
         for warning in report.warnings:
             found.add("warnings", name, warning)
         for repair in report.repairs:

@@ -127,7 +127,7 @@ class VocData:
         self.lists_classes = self._class_list is not None
 
     def read(self, report: Report, classes: Sequence[str] | None) -> Labels:
-        problems = Problems()
+        problems = Problems(self.path)
         parsed = {
             name: list(self._parse_all(folder, problems)) for name, folder in self.splits.items()
         }
@@ -184,7 +184,7 @@ class VocData:
             return []
         report.warnings.append(
             f"{len(files)} images have no XML file and count as images without objects: "
-            f"{some(files)}"
+            f"{sizes.problems.listed(files)}"
         )
         return [LabeledImage(f, *size) for f in files if (size := sizes(f)) is not None]
 

@@ -74,7 +74,7 @@ class YoloData:
         self.roots = roots
 
     def read(self, report: Report, classes: Sequence[str] | None) -> Labels:
-        problems = Problems()
+        problems = Problems(self.path if self.path.is_dir() else self.path.parent)
         sizes = ImageSizes(problems)
         splits = {}
         for name, places in self.splits.items():
@@ -83,16 +83,16 @@ class YoloData:
             splits[name] = [image for image, _ in read if image is not None]
             unlabeled = [f for f, (_, found) in zip(files, read, strict=True) if not found]
             if not files:
-                report.errors.append(f"{some(places)} has no images")
+                report.errors.append(f"{problems.listed(places)} has no images")
             elif len(unlabeled) == len(files):
                 report.errors.append(
-                    f"no image of {some(places)} has a file of labels; the first would be "
-                    f"{_labels_of(files[0])}"
+                    f"no image of {problems.listed(places)} has a file of labels; the first would "
+                    f"be {_labels_of(files[0])}"
                 )
             elif unlabeled:
                 report.warnings.append(
                     f"{len(unlabeled)} of {len(files)} images have no file of labels and count as "
-                    f"images without objects: {some(unlabeled)}"
+                    f"images without objects: {problems.listed(unlabeled)}"
                 )
         problems.report(report.errors)
         return Labels(self.classes, splits)
@@ -212,7 +212,7 @@ def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]]
         if len(places) == len(tries):
             splits[SPLIT_NAMES[key]] = places
         elif key != "test":  # which exports name, and may not have
-            missing = some(found for found in tries if isinstance(found, str))
+            missing = ", ".join(found for found in tries if isinstance(found, str))
             raise DatasetError(f"{file}: there is no {missing}, which it gives for {key!r}")
     if not splits:
         raise DatasetError(f'{file} names no images: it has no "train", "val" or "test"')
