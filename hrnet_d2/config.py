@@ -69,6 +69,25 @@ DEFAULTS: dict[str, Any] = {
     # (and FCOS's TOPK_BY, and at test MODEL.ARITHMETIC), the file's hold in place of the config's.
     # False: the config's hold.
     "INPUT.FROM_CHECKPOINT": True,
+    # With INPUT.CROP.ENABLED (Detectron2's keys TYPE and SIZE): crops that have the center of a
+    # random object, if the image has one.
+    "INPUT.CROP.AROUND_OBJECTS": False,
+    # Large-scale jitter in place of INPUT.MIN_SIZE_TRAIN: the image is scaled to fit SIZE (height,
+    # width) times a random number from MIN_SCALE to MAX_SCALE, then cropped or padded to SIZE.
+    "INPUT.SCALE_JITTER.ENABLED": False,
+    "INPUT.SCALE_JITTER.MIN_SCALE": 0.1,
+    "INPUT.SCALE_JITTER.MAX_SCALE": 2.0,
+    "INPUT.SCALE_JITTER.SIZE": [1024, 1024],
+    # Random changes of colors: factors from 1 - x to 1 + x. 0 is none.
+    "INPUT.COLOR_JITTER.BRIGHTNESS": 0.0,
+    "INPUT.COLOR_JITTER.CONTRAST": 0.0,
+    "INPUT.COLOR_JITTER.SATURATION": 0.0,
+    # Probability that an image becomes a mosaic of itself and three others, at half their size.
+    "INPUT.MOSAIC.PROB": 0.0,
+    # Probability that objects of another image are pasted into an image: at most MAX_OBJECTS, along
+    # their segmentations, or with their boxes if they have none.
+    "INPUT.COPY_PASTE.PROB": 0.0,
+    "INPUT.COPY_PASTE.MAX_OBJECTS": 10,
     # Annotated boxes narrower or shorter than this many pixels (of the image file) are dropped; 0
     # keeps all.
     "INPUT.MIN_BOX_SIZE": 1.0,
@@ -86,6 +105,9 @@ DEFAULTS: dict[str, Any] = {
     # Accept file names in annotation files of custom data that lead out of the folder of images,
     # by "..", as absolute paths or through links.
     "DATASETS.ALLOW_OUTSIDE_FILES": False,
+    # Draw the first batch, as the network sees it, into OUTPUT_DIR/first_batch.jpg: "on", "off", or
+    # "auto" for custom data only.
+    "VIS_FIRST_BATCH": "auto",
     #
     # ---- Region proposals, for MODEL.PROPOSAL_GENERATOR.NAME "MaxIoURPN" ("RPN" is Detectron2's)
     # Least IoU at which an object without a good anchor takes the anchors that overlap it most.

@@ -161,6 +161,10 @@ def _is_augmented(cfg: CfgNode) -> bool:
     return bool(cfg.TEST.AUG.ENABLED)
 
 
+def _crops(cfg: CfgNode) -> bool:
+    return bool(cfg.INPUT.CROP.ENABLED)
+
+
 def _is_device(value: Any) -> bool:
     kind, _, number = value.partition(":")
     return kind in ("cpu", "cuda", "mps", "xpu") and (not number or number.isdigit())
@@ -239,6 +243,7 @@ RULES: dict[str, Rule] = {
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
     "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16"),
     "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),
+    "VIS_FIRST_BATCH": _one_of("on", "off", "auto"),
     "INPUT.BACKEND": _one_of("opencv", "detectron2"),
     "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": _one_of("polygon", "bitmask"),
@@ -251,6 +256,24 @@ RULES: dict[str, Rule] = {
     "INPUT.MIN_SIZE_TEST": _whole(0),
     "INPUT.MAX_SIZE_TEST": _whole(1),
     "INPUT.MIN_BOX_SIZE": _number(0),
+    "INPUT.CROP.TYPE": _when(
+        _one_of("relative_range", "relative", "absolute", "absolute_range"), _crops
+    ),
+    "INPUT.CROP.SIZE": _when(
+        Rule("two numbers above 0", lambda v: len(v) == 2 and all(map(_is_positive, v))), _crops
+    ),
+    "INPUT.SCALE_JITTER.MIN_SCALE": _number(0, above=True),
+    "INPUT.SCALE_JITTER.MAX_SCALE": _number(0, above=True),
+    "INPUT.SCALE_JITTER.SIZE": Rule(
+        "a height and a width, whole numbers of at least 1",
+        lambda v: len(v) == 2 and all(map(_is_whole, v)),
+    ),
+    "INPUT.COLOR_JITTER.BRIGHTNESS": FRACTION,
+    "INPUT.COLOR_JITTER.CONTRAST": FRACTION,
+    "INPUT.COLOR_JITTER.SATURATION": FRACTION,
+    "INPUT.MOSAIC.PROB": FRACTION,
+    "INPUT.COPY_PASTE.PROB": FRACTION,
+    "INPUT.COPY_PASTE.MAX_OBJECTS": _whole(1),
     "DATASETS.OWN": _all(
         "mappings with NAME, JSON, IMAGES and, if there is one, SEM_SEG",
         lambda v: isinstance(v, Mapping),
@@ -379,12 +402,46 @@ def _check_sizes(cfg: CfgNode, train: bool) -> Iterable[str]:
         )
 
 
+def _check_augmentation(cfg: CfgNode, train: bool) -> Iterable[str]:
+    if not train:
+        return
+    node = cfg.INPUT
+    jitter, mixed = node.SCALE_JITTER, [k for k in ("MOSAIC", "COPY_PASTE") if node[k].PROB > 0]
+    if jitter.ENABLED and jitter.MIN_SCALE > jitter.MAX_SCALE:
+        yield (
+            f"INPUT.SCALE_JITTER.MIN_SCALE is {jitter.MIN_SCALE}, above its MAX_SCALE "
+            f"{jitter.MAX_SCALE}"
+        )
+    if node.CROP.ENABLED and node.CROP.TYPE.startswith("relative") and max(node.CROP.SIZE) > 1:
+        yield (
+            f"INPUT.CROP.SIZE is {list(node.CROP.SIZE)}, parts of the image (INPUT.CROP.TYPE "
+            f"{node.CROP.TYPE!r}) are at most 1"
+        )
+    if node.COLOR_JITTER.SATURATION > 0 and node.FORMAT not in ("BGR", "RGB"):
+        yield f"INPUT.COLOR_JITTER.SATURATION is not for INPUT.FORMAT {node.FORMAT!r}"
+    if jitter.ENABLED and node.BACKEND != "opencv" and _reads_semantic_maps(cfg):
+        yield "INPUT.SCALE_JITTER with HTC's semantic branch needs INPUT.BACKEND 'opencv'"
+    for key in mixed:
+        if cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
+            yield f"INPUT.{key} is not for keypoints or precomputed proposals"
+        if cfg.MODEL.MASK_ON and (node.MASK_FORMAT, node.BACKEND) != ("bitmask", "opencv"):
+            yield (
+                f"INPUT.{key} of a model of masks needs INPUT.MASK_FORMAT 'bitmask' and "
+                "INPUT.BACKEND 'opencv'"
+            )
+
+
+def _reads_semantic_maps(cfg: CfgNode) -> bool:
+    return bool(cfg.MODEL.META_ARCHITECTURE == "HybridTaskCascade" and cfg.MODEL.HTC.SEMANTIC_ON)
+
+
 BETWEEN_KEYS: tuple[Callable[[CfgNode, bool], Iterable[str]], ...] = (
     _check_schedule,
     _check_pixels,
     _check_levels,
     _check_fcos,
     _check_sizes,
+    _check_augmentation,
     part_problems,
 )
 

@@ -1,71 +1,140 @@
-"""``hrnet-d2 check``: what training would refuse or skip in custom data, before training."""
+"""``hrnet-d2 check``: everything that is wrong with custom data, and what they contain."""
 
 import argparse
 import logging
-from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from hrnet_d2.data import DatasetError
-from hrnet_d2.data.datasets.coco_check import CocoFile, check_same_categories, read_coco
+from hrnet_d2.data import DatasetError, find_data
+from hrnet_d2.data.datasets.conversion import Split
+from hrnet_d2.data.datasets.formats import Data
+from hrnet_d2.data.datasets.summary import Contents, Inspection, inspect
+from hrnet_d2.data.datasets.summary_page import write_page
 
 __all__ = ["main"]
 
 MOST_CLASSES = 20
+PAGE = "check.html"
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Print a report of each file; the status is 1 if one of them cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Check COCO annotation files and that their images exist."
-    )
-    parser.add_argument("json", metavar="JSON", help="annotation file")
-    parser.add_argument("images", metavar="IMAGES", help="folder of its images")
-    parser.add_argument(
-        "--val-data",
-        nargs=2,
-        metavar=("JSON", "IMAGES"),
-        help="validation data, whose categories must be the same",
-    )
-    parser.add_argument(
-        "--masks", action="store_true", help="for a model of masks: bad segmentations are errors"
-    )
-    args = parser.parse_args(arguments)
-    setup_logger(name="hrnet_d2").setLevel(logging.WARNING)
-    sources = [(args.json, args.images)] + ([tuple(args.val_data)] if args.val_data else [])
-    files = []
-    for path, images in sources:
+    """Print all findings; the status is 1 if there is a problem."""
+    args = _parser(prog).parse_args(arguments)
+    # Warnings about the data are part of the findings below.
+    setup_logger(name="hrnet_d2").setLevel(logging.ERROR)
+    if len(args.data) > 2:
+        raise DatasetError(
+            "Give a dataset, or an annotation file and its folder of images; got "
+            f"{len(args.data)} paths"
+        )
+    splits, found = {}, Inspection()
+    like = None
+    for given in (args.data, args.val_data):
+        if given is None:
+            continue
         try:
-            files.append(read_coco(path, images, masks=args.masks))
-            _report(files[-1])
-        except (DatasetError, FileNotFoundError) as error:
-            print(f"{error}\n")
-    if len(files) == 2:
-        try:
-            check_same_categories(*files)
-        except DatasetError as error:
-            print(f"{error}\n")
-            return 1
-    if len(files) < len(sources):
-        print("Not usable as it is")
+            data = find_data(given, like)
+        except (DatasetError, OSError) as error:
+            found.add("problems", "", str(error))
+            continue
+        print(f"{data.path}: {data.format}, {_listed(data)}")
+        for warning in data.warnings:
+            found.add("warnings", str(data.path), warning)
+        chosen = data.splits
+        if args.val_data:
+            chosen = _part(data, validation=given is args.val_data)
+        like = like or next(iter(chosen.values()), None)
+        splits.update(chosen)
+    looked = inspect(splits, masks=args.masks, read_images=not args.annotations_only)
+    found.contents = looked.contents
+    for kind in ("problems", "warnings"):
+        for where, texts in getattr(looked, kind).items():
+            getattr(found, kind).setdefault(where, []).extend(texts)
+    for name, contents in found.contents.items():
+        _print_contents(name or str(args.data[0]), contents)
+    _print_findings("warning", found.warnings)
+    _print_findings("problem", found.problems)
+    if args.output:
+        path = Path(args.output)
+        path.mkdir(parents=True, exist_ok=True)
+        write_page(path / PAGE, f"Check of {args.data[0]}", found)
+        print(f"Page with plots: {path / PAGE}")
+    if found.problems or (args.strict and found.warnings):
+        print("Not usable as it is" if found.problems else "There are warnings (--strict)")
         return 1
     print("No error found")
     return 0
 
 
-def _report(file: CocoFile) -> None:
-    images, annotations = file.data["images"], file.data["annotations"]
-    names = dict(file.categories)
-    counts = Counter(names.get(a["category_id"], a["category_id"]) for a in annotations)
-    empty = len(images) - len({a["image_id"] for a in annotations})
-    segmented = sum(bool(a.get("segmentation")) for a in annotations)
-    print(
-        f"{file.path}: {len(images)} images ({empty} without objects), {len(annotations)} objects "
-        f"({segmented} with a segmentation), {len(names)} classes"
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Check the annotations and images of custom data, and summarize them. The "
+        "exit status is 1 if there is a problem.",
     )
-    for name in list(names.values())[:MOST_CLASSES]:
-        print(f"  {counts[name]:8d}  {name}")
-    if len(names) > MOST_CLASSES:
-        print(f"  ... and {len(names) - MOST_CLASSES} more classes")
-    print()
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="+",
+        help="the folder or description of a dataset (COCO, YOLO, Pascal VOC, CVAT), or a COCO "
+        "file and the folder of its images",
+    )
+    parser.add_argument(
+        "--val-data",
+        nargs="+",
+        metavar=("DATA", "IMAGES"),
+        help="validation data, whose categories must be the same",
+    )
+    parser.add_argument(
+        "--masks", action="store_true", help="for a model of masks: bad segmentations are errors"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help=f"write {PAGE} with plots there")
+    parser.add_argument(
+        "--annotations-only",
+        action="store_true",
+        help="do not read the image files: damage, sizes and copies are not found",
+    )
+    parser.add_argument("--strict", action="store_true", help="warnings count as problems")
+    return parser
+
+
+def _listed(data: Data) -> str:
+    return ", ".join(name or "not divided" for name in data.splits)
+
+
+def _part(data: Data, *, validation: bool) -> dict[str, Split]:
+    """What training with ``--val-data`` would use of a dataset."""
+    if validation:
+        return {"val": data.choose("val", "test", "")}
+    return {"train": data.choose("train", "")}
+
+
+def _print_contents(name: str, contents: Contents) -> None:
+    sizes = ", ".join(f"{count} {size}" for size, count in contents.sizes.items())
+    print(
+        f"\n{name}: {contents.images} images ({contents.empty} without objects), "
+        f"{contents.objects} objects ({contents.segmented} with a segmentation), "
+        f"{len(contents.classes)} classes\n"
+        f"  by area: {sizes}; {contents.crowds} groups (crowds)"
+    )
+    if contents.crowded:
+        file, most = contents.crowded[0]
+        print(
+            f"  {len(contents.crowded)} images have more than 100 objects, at most {most} ({file})"
+        )
+    for label, count, images in contents.classes[:MOST_CLASSES]:
+        print(f"  {count:8d}  {label}  (in {images} images)")
+    if len(contents.classes) > MOST_CLASSES:
+        print(f"  ... and {len(contents.classes) - MOST_CLASSES} more classes")
+
+
+def _print_findings(kind: str, entries: dict[str, list[str]]) -> None:
+    count = sum(map(len, entries.values()))
+    if not count:
+        return
+    print(f"\n{count} {kind}{'s' * (count != 1)}:")
+    for where, texts in entries.items():
+        for text in texts:
+            print(f"  - {where + ': ' if where else ''}{text}")

@@ -4,6 +4,7 @@ Importing this registers ``shapes_train``, ``shapes_val`` (drawn when first used
 ``coco_2017_train_stuffthing``, ``coco_2017_val_stuffthing``.
 """
 
+from .augmentation import build_augmentation
 from .build import (
     build_test_loader,
     build_train_loader,
@@ -16,10 +17,11 @@ from .dataset_mapper import HRNetDatasetMapper, InferenceInput, check_image
 from .datasets.coco_check import DatasetError
 from .datasets.coco_stuff import register_coco_stuffthing
 from .datasets.custom import configure_custom_data, register_custom_data
+from .datasets.formats import find_data
 from .datasets.own import register_from_config
 from .datasets.shapes import register_shapes
 from .image_io import ImageReadError, SizeMismatchError, read_image
-from .transforms import OpenCVResizeTransform, ResizeKeepRatio, build_augmentation
+from .transforms import OpenCVResizeTransform, ResizeKeepRatio
 
 __all__ = [
     "DatasetError",
@@ -36,6 +38,7 @@ __all__ = [
     "check_datasets",
     "check_num_classes",
     "configure_custom_data",
+    "find_data",
     "num_classes",
     "read_image",
     "register_custom_data",

@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
+    DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -82,6 +83,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None) -> Iterable
             _check_semantic_maps(dataset, names)
     if mapper is None:
         mapper = HRNetDatasetMapper(cfg, True)
+    if isinstance(mapper, HRNetDatasetMapper) and mapper.mixing is not None:
+        mapper.mix_with(DatasetFromList(dataset, copy=False))  # serialized: workers share it
     if isinstance(dataset, list):
         return build_resumable_loader(cfg, dataset, mapper)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
@@ -221,8 +224,8 @@ def check_datasets(cfg: CfgNode, *, training: bool) -> None:
     train, test = list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)
     if training and not train:
         raise ConfigError(
-            "DATASETS.TRAIN names no dataset: give training data (--train-data ANNOTATIONS.json "
-            "IMAGES/) or the name of a registered dataset"
+            "DATASETS.TRAIN names no dataset: give training data (--train-data FOLDER, or "
+            "ANNOTATIONS.json IMAGES/) or the name of a registered dataset"
         )
     if not training and not test:
         raise ConfigError(

@@ -1,12 +1,15 @@
 """The cache folder, for files that this package generates."""
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["cache_folder", "write_once"]
+__all__ = ["cache_folder", "cached_json", "write_once"]
 
 VARIABLE = "HRNET_D2_CACHE"
 
@@ -56,3 +59,19 @@ def write_once(target: Path, write: Callable[[Path], object]) -> Path:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def cached_json(data: Any, stem: str) -> Path:
+    """A JSON file in the cache with this content, from which its name is made.
+
+    Args:
+        data: what to write.
+        stem: the start of the file's name.
+
+    Raises:
+        OSError: see :func:`write_once`.
+    """
+    text = json.dumps(data)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    target = cache_folder() / "annotations" / f"{stem}_{digest}.json"
+    return write_once(target, lambda path: path.write_text(text))

@@ -14,6 +14,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 from fvcore.transforms.transform import Transform
 
+from .augmentation import build_augmentation
+from .cropping import CropAroundObject
 from .image_io import (
     MAX_PIXELS,
     ImageReadError,
@@ -22,7 +24,7 @@ from .image_io import (
     read_label_map,
 )
 from .masks import check_segmentation, check_segmentations, rasterize
-from .transforms import build_augmentation
+from .mixing import Mixing, Sample
 
 __all__ = ["HRNetDatasetMapper", "InferenceInput", "check_image", "uses_semantic_maps"]
 
@@ -52,6 +54,7 @@ class HRNetDatasetMapper(DatasetMapper):
         sem_seg_classes: int = 183,
         sem_seg_ignore: int = 255,
         max_pixels: int = MAX_PIXELS,
+        mixing: Mixing | None = None,
         **base: Any,
     ):
         """
@@ -68,6 +71,7 @@ class HRNetDatasetMapper(DatasetMapper):
             sem_seg_classes: number of classes of the maps; labels are less than it,
             sem_seg_ignore: or equal to this value, which the loss ignores.
             max_pixels: images with more pixels are refused before they are decoded.
+            mixing: in training, makes a sample of several; :meth:`mix_with` gives it the others.
             base: the other arguments of Detectron2's ``DatasetMapper``.
         """
         super().__init__(
@@ -79,6 +83,9 @@ class HRNetDatasetMapper(DatasetMapper):
         self.sem_seg_classes = sem_seg_classes
         self.sem_seg_ignore = sem_seg_ignore
         self.max_pixels = max_pixels
+        self.mixing = mixing if is_train else None
+        self._others: Sequence[dict] = ()
+        self._around_objects = any(isinstance(a, CropAroundObject) for a in augmentations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -92,7 +99,16 @@ class HRNetDatasetMapper(DatasetMapper):
             sem_seg_ignore=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
+        if is_train:
+            arguments["mixing"] = Mixing.from_config(cfg)
+            if cfg.INPUT.SCALE_JITTER.ENABLED or arguments["mixing"] is not None:
+                # As Detectron2 does for INPUT.CROP: the boxes of parts of objects.
+                arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         return arguments
+
+    def mix_with(self, records: Sequence[dict]) -> None:
+        """Give the records from which mosaic and copy-paste take other images."""
+        self._others = records
 
     def __call__(self, dataset_dict: dict) -> dict:
         """
@@ -113,21 +129,16 @@ class HRNetDatasetMapper(DatasetMapper):
         _keep_to_one_thread_in_workers()
         record = dict(dataset_dict)
         annotations = record.pop("annotations", None)
-        sem_seg_file = record.pop("sem_seg_file_name", None)
-
-        image = read_image(
-            record["file_name"],
-            self.image_format,
-            self.backend,
-            self.max_pixels,
-            annotated=annotations is not None,
-        )
-        check_image_size(record, image)
-        sem_seg = None
-        if self.use_sem_seg and sem_seg_file is not None:
-            sem_seg = self._read_sem_seg(sem_seg_file, record)
+        image, sem_seg = self._read(record, annotated=annotations is not None)
+        if self.mixing is not None and annotations is not None:
+            first = Sample(image, self._usable(annotations, record), sem_seg)
+            mixed = self.mixing(first, self._random_sample)
+            image, annotations, sem_seg = mixed.image, mixed.annotations, mixed.sem_seg
+            record["height"], record["width"] = image.shape[:2]
 
         inputs = T.AugInput(image, sem_seg=sem_seg)
+        if self._around_objects:
+            inputs.boxes = self._boxes(annotations or [], record)
         transforms = self.augmentations(inputs)
         image_shape = inputs.image.shape[:2]
         record["image"] = _to_tensor(inputs.image)
@@ -142,17 +153,62 @@ class HRNetDatasetMapper(DatasetMapper):
             self._transform_annotations(record, transforms, image_shape)
         return record
 
+    def _read(self, record: dict, *, annotated: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image and the semantic map, if it is used. ``record`` loses the name of the map, and
+        gains the image's size."""
+        sem_seg_file = record.pop("sem_seg_file_name", None)
+        image = read_image(
+            record["file_name"],
+            self.image_format,
+            self.backend,
+            self.max_pixels,
+            annotated=annotated,
+        )
+        check_image_size(record, image)
+        if self.use_sem_seg and sem_seg_file is not None:
+            return image, self._read_sem_seg(sem_seg_file, record)
+        return image, None
+
+    def _random_sample(self) -> Sample:
+        """Another image, for mosaic and copy-paste."""
+        if not len(self._others):
+            raise ValueError(
+                "Mosaic and copy-paste (INPUT.MOSAIC, INPUT.COPY_PASTE) take other images: give "
+                "the mapper the records of the dataset by mix_with()"
+            )
+        record = dict(self._others[np.random.randint(len(self._others))])
+        annotations = record.pop("annotations", [])
+        image, sem_seg = self._read(record, annotated=True)
+        return Sample(image, self._usable(annotations, record), sem_seg)
+
+    def _usable(self, annotations: list[dict], record: dict) -> list[dict]:
+        """Those that training keeps, with boxes as corners in floats."""
+        size = record["height"], record["width"]
+        _check_finite(annotations, record["file_name"])
+        return [
+            {
+                **annotation,
+                "bbox": BoxMode.convert(
+                    [float(v) for v in annotation["bbox"]],
+                    annotation["bbox_mode"],
+                    BoxMode.XYXY_ABS,
+                ),
+                "bbox_mode": BoxMode.XYXY_ABS,
+            }
+            for annotation in annotations
+            if self._is_usable(annotation, *size)
+        ]
+
+    def _boxes(self, annotations: list[dict], record: dict) -> np.ndarray:
+        boxes = [annotation["bbox"] for annotation in self._usable(annotations, record)]
+        return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
     def _transform_annotations(
         self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple[int, int]
     ) -> None:
         """Replace "annotations" of the record by "instances"."""
         size = dataset_dict["height"], dataset_dict["width"]
-        for annotation in dataset_dict["annotations"]:
-            if not all(map(math.isfinite, annotation["bbox"])):
-                raise ValueError(
-                    f"Image {dataset_dict['file_name']} has a box of numbers that are not finite: "
-                    f"{annotation['bbox']}"
-                )
+        _check_finite(dataset_dict["annotations"], dataset_dict["file_name"])
         # Floats, since NumPy would cut the fractions off when whole-numbered boxes are scaled.
         usable = [
             {**a, "bbox": [float(v) for v in a["bbox"]]}
@@ -198,7 +254,8 @@ class HRNetDatasetMapper(DatasetMapper):
                 bitmap = rasterize(annotation["segmentation"], *size)
             except ValueError as error:
                 raise ValueError(f"Image {dataset_dict['file_name']}: {error}") from error
-            masks[i] = transforms.apply_segmentation(bitmap)
+            # Padding is the semantic maps' label to ignore.
+            masks[i] = transforms.apply_segmentation(bitmap) == 1
         instances.gt_masks = BitMasks(torch.from_numpy(masks))
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
@@ -246,6 +303,14 @@ class HRNetDatasetMapper(DatasetMapper):
                 "MODEL.SEM_SEG_HEAD.NUM_CLASSES to more than the greatest label of the maps"
             )
         return labels
+
+
+def _check_finite(annotations: list[dict], file_name: str) -> None:
+    for annotation in annotations:
+        if not all(map(math.isfinite, annotation["bbox"])):
+            raise ValueError(
+                f"Image {file_name} has a box of numbers that are not finite: {annotation['bbox']}"
+            )
 
 
 class InferenceInput:

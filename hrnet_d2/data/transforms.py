@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 
-__all__ = ["OpenCVResizeTransform", "ResizeKeepRatio", "build_augmentation", "keep_ratio_size"]
+__all__ = ["OpenCVResizeTransform", "ResizeKeepRatio", "keep_ratio_size"]
 
 # Types that nearest-neighbor resizing moves without looking at the values, by size in bytes:
 # OpenCV has no signed 64-bit integers and returns 32 bits for them.
@@ -141,38 +140,3 @@ def keep_ratio_size(h: int, w: int, short_edge: int, max_size: int) -> tuple[int
     scale = min(max_size / max(h, w), short_edge / min(h, w))
     # At least one pixel: extreme strips would vanish otherwise.
     return max(int(h * scale + 0.5), 1), max(int(w * scale + 0.5), 1)
-
-
-def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """The geometric augmentations of ``cfg.INPUT``: crop, resize, flip, in this order.
-
-    Crop and flip are for training only.
-
-    Raises:
-        ValueError: if INPUT.BACKEND or INPUT.RANDOM_FLIP has an unknown value.
-    """
-    if is_train:
-        sizes, max_size = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
-        style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    else:
-        sizes, max_size, style = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"
-
-    resize = {"opencv": ResizeKeepRatio, "detectron2": T.ResizeShortestEdge}.get(cfg.INPUT.BACKEND)
-    if resize is None:
-        raise ValueError(
-            f'INPUT.BACKEND must be "opencv" or "detectron2", got {cfg.INPUT.BACKEND!r}'
-        )
-    augmentations = [resize(sizes, max_size, style)]
-    if is_train:
-        if cfg.INPUT.CROP.ENABLED:
-            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        flip = cfg.INPUT.RANDOM_FLIP
-        if flip not in ("none", "horizontal", "vertical"):
-            raise ValueError(
-                f'INPUT.RANDOM_FLIP must be "none", "horizontal" or "vertical", got {flip!r}'
-            )
-        if flip != "none":
-            augmentations.append(
-                T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
-            )
-    return augmentations

@@ -4,8 +4,11 @@ import argparse
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -29,14 +32,18 @@ __all__ = ["argument_parser", "register_datasets", "setup"]
 logger = logging.getLogger(__name__)
 
 
+DATA_OPTIONS = ("--train-data", "--val-data")
+CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+
 EPILOG = """
 Examples:
 
 Run on single machine:
     $ {0} --num-gpus 8 --config-file cfg.yaml
 
-Train on custom data in COCO format:
+Train on custom data, in COCO's format or as a folder of YOLO, Pascal VOC or Roboflow:
     $ {0} --config-file cfg.yaml --train-data train.json images/ --val-data val.json images/
+    $ {0} --config-file cfg.yaml --train-data folder/
 
 Change some config options:
     $ {0} --config-file cfg.yaml MODEL.WEIGHTS model.pth SOLVER.BASE_LR 0.001
@@ -53,8 +60,13 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
     Args:
         prog: the name of the program, for its help.
     """
-    parser: argparse.ArgumentParser = default_argument_parser(EPILOG.format(prog))
-    parser.prog = prog
+    parser = _Parser(
+        prog=prog,
+        parents=[default_argument_parser(EPILOG.format(prog))],
+        add_help=False,
+        epilog=EPILOG.format(prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -71,18 +83,52 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
         help="after the evaluation, write report.html beside its results: AP by class and size, "
         "kinds of mistakes, and images",
     )
-    custom = parser.add_argument_group("custom data (COCO JSON)")
+    custom = parser.add_argument_group("custom data (COCO, YOLO, Pascal VOC, CVAT)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
         custom.add_argument(
             option,
             nargs=2,
-            metavar=("JSON", "IMAGES"),
-            help=f"annotations and image folder to {purpose}",
+            metavar=("DATA", "[IMAGES]"),
+            help=f"data to {purpose}: the folder or description of a dataset, or a COCO file and "
+            "its folder of images",
         )
+    custom.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="evaluate on this part of the training images, and train on the others (0.2: a fifth)",
+    )
     custom.add_argument(
         "--train-sem-seg", metavar="DIR", help="folder of stuff maps of the training images (HTC)"
     )
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Lets the second value of options for data be left out."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = list(sys.argv[1:] if args is None else args)
+        for option in DATA_OPTIONS:
+            if option in args and _is_single(args[args.index(option) + 1 :]):
+                args.insert(args.index(option) + 2, "")
+        found, rest = super().parse_known_args(args, namespace)
+        for option in DATA_OPTIONS:
+            name = option[2:].replace("-", "_")
+            if getattr(found, name, None):
+                setattr(found, name, [value for value in getattr(found, name) if value])
+        return found, rest
+
+
+def _is_single(values: Sequence[str]) -> bool:
+    """Whether a path is the only value of its option: another option or config key follows."""
+    if not values or values[0].startswith("--"):
+        return False  # an error, which the parser tells
+    following = values[1] if len(values) > 1 else "--"
+    return following.startswith("--") or (
+        CONFIG_KEY.fullmatch(following) is not None and not os.path.exists(following)
+    )
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
@@ -113,7 +159,13 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     if args.config_file:
         args.config_file = model_zoo.config_path(args.config_file)  # which Detectron2 logs
     if args.train_data or args.val_data:
-        configure_custom_data(cfg, args.train_data, args.val_data, args.train_sem_seg)
+        configure_custom_data(
+            cfg,
+            args.train_data,
+            args.val_data,
+            args.train_sem_seg,
+            val_fraction=getattr(args, "val_fraction", 0.0),
+        )
         if args.train_data:
             _shorten_checkpoint_period(cfg)
     else:

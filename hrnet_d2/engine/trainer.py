@@ -38,6 +38,7 @@ from hrnet_d2.data import (
     check_datasets,
     check_num_classes,
 )
+from hrnet_d2.data.drawing import first_batch_drawn
 from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.devices import explain_missing_operator
 from hrnet_d2.evaluation import build_evaluator
@@ -90,7 +91,7 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        data_loader = first_batch_drawn(cfg, self.build_train_loader(cfg))
         on_cpu = cfg.MODEL.DEVICE == "cpu"
         model = create_ddp_model(
             model,

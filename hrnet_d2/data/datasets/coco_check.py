@@ -29,6 +29,7 @@ __all__ = [
     "check_coco",
     "check_same_categories",
     "explain_unreadable",
+    "inspect_coco",
     "parse",
     "read_coco",
 ]
@@ -86,6 +87,31 @@ def read_coco(
         FileNotFoundError: if the file, or the folder, does not exist.
         DatasetError: if the file is invalid; the message has all problems, with examples.
     """
+    file, report = inspect_coco(
+        path, image_root, masks=masks, allow_outside_files=allow_outside_files
+    )
+    report.raise_errors()
+    report.log_warnings(logger)
+    assert file is not None
+    return file
+
+
+def inspect_coco(
+    path: str | Path,
+    image_root: str | Path,
+    *,
+    masks: bool = False,
+    allow_outside_files: bool = False,
+) -> tuple[CocoFile | None, Report]:
+    """As :func:`read_coco`, with all problems in a report instead of an error.
+
+    Returns:
+        The file, or None if its fields are invalid (missing images do not count), and the report.
+
+    Raises:
+        FileNotFoundError: if the file, or the folder, does not exist.
+        DatasetError: if the file is not JSON, or one of its tables is missing.
+    """
     path, image_root = Path(path), Path(image_root)
     if not path.is_file():
         raise FileNotFoundError(f"There is no annotation file {path}")
@@ -95,15 +121,22 @@ def read_coco(
     with _no_garbage_collection():
         data = parse(path, report)
         counts = check_coco(data, report, masks=masks)
-        report.raise_errors()
-        _check_files(data["images"], image_root, allow_outside_files, report)
-        report.raise_errors()
+        valid = not report.errors
+        named = [i for i in data["images"] if isinstance(i, dict) and _has_name(i)]
+        _check_files(named, image_root, allow_outside_files, report)
+        if not valid:
+            return None, report
         categories = sorted((c["id"], c["name"]) for c in data["categories"])
-        renumber_ids(data, report)
-    report.log_warnings(logger)
-    return CocoFile(
+        if not report.errors:
+            renumber_ids(data, report)
+    found = CocoFile(
         path, image_root, data, categories, counts, report.repairs, report.without_pixels
     )
+    return found, report
+
+
+def _has_name(image: dict) -> bool:
+    return isinstance(image.get("file_name"), str) and "id" in image
 
 
 @contextlib.contextmanager

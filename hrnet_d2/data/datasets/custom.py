@@ -1,7 +1,6 @@
-"""Custom data in COCO format: check and register them, and set the config, in one call."""
+"""Custom data of any known format: check and register them, and set the config, in one call."""
 
 import hashlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -12,12 +11,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from hrnet_d2.data.build import set_num_classes
-from hrnet_d2.data.cache import cache_folder, write_once
+from hrnet_d2.data.cache import cached_json
 from hrnet_d2.data.dataset_mapper import uses_semantic_maps
 from hrnet_d2.data.masks import check_segmentations
-from hrnet_d2.file_io import atomic_write
 
 from .coco_check import CocoFile, DatasetError, check_same_categories, read_coco
+from .formats import Given, resolve_data
 
 __all__ = [
     "check_training_needs",
@@ -35,9 +34,11 @@ Source = tuple[str | Path, str | Path]
 
 def configure_custom_data(
     cfg: CfgNode,
-    train: Source | None = None,
-    val: Source | None = None,
+    train: Given | None = None,
+    val: Given | None = None,
     train_sem_seg: str | Path | None = None,
+    *,
+    val_fraction: float = 0.0,
 ) -> None:
     """Register your own data and set ``cfg`` for them, in place (also if it is frozen).
 
@@ -48,14 +49,19 @@ def configure_custom_data(
 
     Args:
         cfg: the config of the model to train or evaluate.
-        train: annotation file (COCO JSON) and folder of images to train on.
+        train: data to train on: annotation file (COCO JSON) and folder of images, or a path whose
+            content :func:`hrnet_d2.data.find_data` recognizes. Their validation split, if any, is
+            used unless ``val`` is given.
         val: the same, to evaluate on.
         train_sem_seg: folder of semantic maps of the training images.
+        val_fraction: this part of the training images, chosen by ``SEED`` (0 if it is negative),
+            is taken out for validation.
 
     Raises:
         FileNotFoundError: if a file or folder is missing.
         DatasetError: if the data are invalid, or lack something that this model needs.
     """
+    train, val = resolve_data(train, val, val_fraction=val_fraction, seed=max(int(cfg.SEED), 0))
     names, files = _register(
         train,
         val,
@@ -208,6 +214,7 @@ def register_file(
         json_file=json_file,
         image_root=root,
         evaluator_type="coco",
+        custom_data=True,
         thing_classes=file.class_names,
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(file.category_ids)},
         source=source,
@@ -325,15 +332,7 @@ def _complete(file: CocoFile) -> Path:
     """The annotation file, or a repaired copy of it in the cache that all tools can read."""
     if not file.repairs:
         return Path(os.path.abspath(file.path))
-    text = json.dumps(file.data)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    target = cache_folder() / "annotations" / f"{file.path.stem}_{digest}.json"
-
-    def write(path: Path) -> None:
-        with atomic_write(path) as part:
-            Path(part).write_text(text, "utf-8")
-
-    write_once(target, write)
+    target = cached_json(file.data, file.path.stem)
     logger.info(
         "%s: using the completed copy %s. Completed or corrected: %s",
         file.path,
