@@ -24,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import clip_boxes_to_image
 
 from hrnet_d2.config_file import ConfigError
-from hrnet_d2.data.transforms import OpenCVResizeTransform, build_augmentation
+from hrnet_d2.data.augmentation import build_augmentation
+from hrnet_d2.data.transforms import OpenCVResizeTransform
 from hrnet_d2.modeling.roi_heads.detections import Suppress, SuppressionRule, hard_nms
 
 from .optimize import running, to_float32
