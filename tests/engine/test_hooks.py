@@ -45,7 +45,8 @@ def stopped(tmp_path_factory):
 
 
 def test_a_signal_saves_a_checkpoint(stopped, caplog):
-    assert {p.name for p in stopped.glob("*.pth")} == {"model_0000001.pth"}
+    assert {p.name for p in stopped.glob("*.pth")} == {"model_0000001.pth", "model_last.pth"}
+    assert (stopped / "model_last.pth").samefile(stopped / "model_0000001.pth")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed = make(stopped)
     resumed.resume_or_load(resume=True)
