@@ -167,7 +167,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.AMP.DTYPE": "float16",
     # Length of the run in epochs; above 0 it replaces SOLVER.MAX_ITER: SOLVER.STEPS move in
     # proportion, and SOLVER.WARMUP_ITERS is at most a tenth of the run.
-    "SOLVER.EPOCHS": 0.0,
+    "SOLVER.EPOCHS": 0,
     # Run the batch of an iteration in so many parts, one after the other, and add up their
     # gradients: less memory. SOLVER.IMS_PER_BATCH remains the whole batch.
     "SOLVER.ACCUMULATE_STEPS": 1,
@@ -188,7 +188,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.MAX_NONFINITE": 0,
     # SOLVER.CHECKPOINT_PERIOD takes 0: about an epoch (as for data given by --train-data).
     # Save model_last.pth if the last checkpoint is so many minutes old; 0 turns it off.
-    "SOLVER.CHECKPOINT_MINUTES": 0.0,
+    "SOLVER.CHECKPOINT_MINUTES": 0,
     # Numbered checkpoints that stay in the folder, the newest ones; 0 keeps all.
     "SOLVER.CHECKPOINTS_TO_KEEP": 0,
     # Image files that cannot be read or used and are left out, in each process, before training

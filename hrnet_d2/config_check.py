@@ -267,9 +267,9 @@ RULES: dict[str, Rule] = {
         "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
     ),
     "SOLVER.CHECKPOINT_PERIOD": _whole(0),
-    "SOLVER.CHECKPOINT_MINUTES": _number(0),
+    "SOLVER.CHECKPOINT_MINUTES": _whole(0),
     "SOLVER.CHECKPOINTS_TO_KEEP": _whole(0),
-    "SOLVER.EPOCHS": _number(0),
+    "SOLVER.EPOCHS": _whole(0),
     "SOLVER.ACCUMULATE_STEPS": _whole(1),
     "SOLVER.OPTIMIZER": _one_of("SGD", "AdamW"),
     "SOLVER.BETAS": Rule(

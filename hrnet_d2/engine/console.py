@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .evaluating import Best
+from .evaluating import Evaluation
 from .schedule import Epochs
 
 __all__ = ["FILE_ONLY", "Progress", "quiet_screen"]
@@ -55,7 +55,7 @@ class Progress(HookBase):
     any case, which a terminal does not show.
     """
 
-    def __init__(self, epochs: Epochs, period: int = 20, best: Best | None = None):
+    def __init__(self, epochs: Epochs, period: int = 20, best: Evaluation | None = None):
         """
         Args:
             epochs: of the training data.

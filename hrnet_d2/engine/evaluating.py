@@ -4,11 +4,12 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine.train_loop import HookBase
+from detectron2.engine import hooks
 from detectron2.utils import comm
 
 from hrnet_d2.file_io import atomic_write
@@ -16,7 +17,7 @@ from hrnet_d2.file_io import atomic_write
 from .run_folder import EVALUATIONS
 from .saved_runs import RunCheckpointer
 
-__all__ = ["Best", "StoppedEarly", "best_metric_name"]
+__all__ = ["Evaluation", "StoppedEarly", "best_metric_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,41 +41,57 @@ def best_metric_name(cfg: CfgNode) -> str:
     return f"{cfg.DATASETS.TEST[0]}/{name}" if several else name
 
 
-class Best(HookBase):
-    """After each evaluation: saves ``model_best.pth`` if the metric is the highest so far, and ends
-    the run if it has not risen for ``TEST.PATIENCE`` evaluations.
+class Evaluation(hooks.EvalHook):
+    """Detectron2's hook, which also saves ``model_best.pth`` if the metric is the highest so far,
+    and ends the run if it has not risen for ``TEST.PATIENCE`` evaluations.
 
-    Every value goes to ``evaluations.json`` at once, from which a resumed run knows what came
-    before the iteration that it starts from.  NaN (no detections, no objects) is never the best.
+    Every value goes to ``evaluations.json`` at once, with the number of iterations that were done.
+    A resumed run knows from it what came before, and repeats an evaluation that was interrupted.
+    NaN (no detections, no objects) is never the best.
     """
 
-    def __init__(self, cfg: CfgNode, checkpointer: RunCheckpointer):
+    def __init__(
+        self, cfg: CfgNode, evaluate: Callable[[], dict | None], checkpointer: RunCheckpointer
+    ):
         """
         Args:
             cfg: the full config.
+            evaluate: returns the results in the main process; called in every process.
             checkpointer: saves in the main process.
         """
-        self.metric = best_metric_name(cfg)
-        self.period = cfg.TEST.EVAL_PERIOD
+        super().__init__(cfg.TEST.EVAL_PERIOD, evaluate)
+        self.metric = best_metric_name(cfg) if cfg.DATASETS.TEST else ""
         self.patience = cfg.TEST.PATIENCE
         self.checkpointer = checkpointer
         self.evaluations: list[tuple[int, float]] = []
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Iteration and value of the first highest evaluation."""
+        """Iterations and value of the first highest evaluation."""
         finite = [item for item in self.evaluations if math.isfinite(item[1])]
         return max(finite, key=lambda item: item[1], default=None)
 
     @property
     def last(self) -> tuple[int, float] | None:
-        """Iteration and value of the newest evaluation."""
+        """Iterations and value of the newest evaluation."""
         return self.evaluations[-1] if self.evaluations else None
 
     def before_train(self) -> None:
-        """Take over the evaluations of the run that is resumed."""
+        """Take over the evaluations of the run that is resumed.
+
+        Raises:
+            StoppedEarly: in every process, if that run had stopped early.
+        """
+        done = self.trainer.start_iter
+        if not self.metric or not done:
+            return
         if comm.is_main_process():
-            self.evaluations = _read(self._path(), self.metric, self.trainer.start_iter)
+            self.evaluations = _read(self._path(), self.metric, done)
+        missing = self.last is None or self.last[0] != done
+        if self._is_due(done) and comm.all_gather(missing)[0]:
+            self.trainer.storage.iter = done - 1
+            self._do_eval()
+            self.trainer.storage.iter = done
         self._stop_if_out_of_patience(trained=False)
 
     def after_step(self) -> None:
@@ -82,19 +99,20 @@ class Best(HookBase):
         Raises:
             StoppedEarly: in every process, if the metric has not risen for long enough.
         """
-        done = self.trainer.iter + 1
-        if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
-            self._judge()
+        super().after_step()
+        if self._is_due(self.trainer.iter + 1):
             self._stop_if_out_of_patience(trained=True)
 
-    def after_train(self) -> None:
-        """The last evaluation is made after the last iteration."""
-        if self.trainer.iter >= self.trainer.max_iter:
+    def _is_due(self, done: int) -> bool:
+        """As in Detectron2's hook, where the last evaluation follows the last iteration."""
+        return bool(self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter)
+
+    def _do_eval(self) -> None:
+        super()._do_eval()
+        if self.metric and comm.is_main_process():
             self._judge()
 
     def _judge(self) -> None:
-        if not comm.is_main_process():
-            return
         value, iteration = self.trainer.storage.latest().get(self.metric, (None, -1))
         if value is None:
             known = sorted(k for k in self.trainer.storage.latest() if "/AP" in k)
@@ -103,37 +121,38 @@ class Best(HookBase):
                 *(self.metric, ", ".join(known) or "no results"),
             )
             return
-        if any(done == iteration for done, _ in self.evaluations):
-            return
+        done = min(iteration + 1, self.trainer.max_iter)
         before = self.best
-        self.evaluations.append((iteration, value))
-        if self.best == (iteration, value):
-            info = {"iteration": iteration, "best_metric": {self.metric: value}}
-            self.checkpointer.save_weights("model_best", **info)
+        self.evaluations = [item for item in self.evaluations if item[0] != done]
+        self.evaluations.append((done, value))
+        if self.best == (done, value):
+            self.checkpointer.save_weights(
+                "model_best", iteration=done - 1, best_metric={self.metric: value}
+            )
             logger.info(
-                "%s is %.3f after iteration %d%s: saved as model_best.pth",
-                *(self.metric, value, iteration, f", from {before[1]:.3f}" if before else ""),
+                "%s is %.3f after %d iterations%s: saved as model_best.pth",
+                *(self.metric, value, done, f", from {before[1]:.3f}" if before else ""),
             )
         elif before is not None:
             logger.info(
-                "%s is %.3f after iteration %d; the best is %.3f of iteration %d",
-                *(self.metric, value, iteration, before[1], before[0]),
+                "%s is %.3f after %d iterations; the best is %.3f after %d",
+                *(self.metric, value, done, before[1], before[0]),
             )
         self._write()
 
     def _stop_if_out_of_patience(self, trained: bool) -> None:
-        if not self.patience:
+        if not self.patience or not self.metric:
             return
         best = self.best
-        since = len([1 for i, _ in self.evaluations if best is None or i > best[0]])
+        since = len([1 for done, _ in self.evaluations if best is None or done > best[0]])
         # Only the main process has results.
-        if not comm.all_gather(since)[0] >= self.patience:
+        if comm.all_gather(since)[0] < self.patience:
             return
         if comm.is_main_process():
             logger.warning(
                 "Stopped early: %s has not risen in %d evaluations (TEST.PATIENCE %d)%s",
                 *(self.metric, since, self.patience),
-                f"; the best, {best[1]:.3f}, is of iteration {best[0]}" if best else "",
+                f"; the best is {best[1]:.3f} after {best[0]} iterations" if best else "",
             )
         raise StoppedEarly(trained)
 
@@ -149,9 +168,9 @@ class Best(HookBase):
             Path(part).write_text(text, "utf-8")
 
 
-def _read(path: str, metric: str, before: int) -> list[tuple[int, float]]:
-    """Evaluations of iterations before one; none if the file is of another metric or damaged."""
-    if not before or not os.path.isfile(path):
+def _read(path: str, metric: str, done: int) -> list[tuple[int, float]]:
+    """The evaluations until so many iterations; none if the file is of another metric."""
+    if not os.path.isfile(path):
         return []
     try:
         saved: Any = json.loads(Path(path).read_text("utf-8"))
@@ -162,4 +181,4 @@ def _read(path: str, metric: str, before: int) -> list[tuple[int, float]]:
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s cannot be read, so the best model starts over: %s", path, error)
         return []
-    return [item for item in values if item[0] < before]
+    return [item for item in values if item[0] <= done]

@@ -7,11 +7,11 @@ from detectron2.config import CfgNode
 
 __all__ = ["suit_own_data"]
 
-# Key -> (value for own data, values of Detectron2's defaults and of the recipes, what it means).
+# Key -> (value for own data, Detectron2's default and those of the configs, what it means).
 # The first value of CHECKPOINT_PERIOD and EVAL_PERIOD is explained in schedule.py.
 _SETTINGS: dict[str, tuple[Any, tuple[Any, ...], str]] = {
-    "SOLVER.CHECKPOINT_PERIOD": (0, (5000, 7330), "save after about an epoch"),
-    "SOLVER.CHECKPOINT_MINUTES": (10.0, (0.0,), "and after 10 minutes"),
+    "SOLVER.CHECKPOINT_PERIOD": (0, (1000, 5000, 7330), "save after about an epoch"),
+    "SOLVER.CHECKPOINT_MINUTES": (10, (0,), "and after 10 minutes"),
     "SOLVER.CHECKPOINTS_TO_KEEP": (3, (0,), "keep the last three"),
     "TEST.EVAL_PERIOD": (-1, (0, 7330), "evaluate after about an epoch"),
     "TEST.VAL_LOSS": (True, (False,), "and measure the losses on the validation data"),

@@ -34,6 +34,11 @@ class RunCheckpointer(Checkpointer):
 
     average: WeightAverage | None = None
 
+    @property
+    def class_names(self) -> list[str]:
+        """Of the model, as they are saved; empty if they are not known."""
+        return list(self._description.get("class_names", ()))
+
     def save(self, name: str, **kwargs: Any) -> None:
         """As the base class does, with the averaged weights as the model."""
         with self._averaged():

@@ -86,11 +86,6 @@ def resolve_schedule(cfg: CfgNode, epochs: Epochs) -> CfgNode:
         solver.CHECKPOINT_PERIOD = period
     if cfg.TEST.EVAL_PERIOD < 0:
         cfg.TEST.EVAL_PERIOD = period if cfg.DATASETS.TEST else 0
-    logger.info(
-        "Saving every %s, evaluating every %s",
-        epochs.describe(solver.CHECKPOINT_PERIOD),
-        epochs.describe(cfg.TEST.EVAL_PERIOD) if cfg.TEST.EVAL_PERIOD else "run, at its end",
-    )
     cfg.freeze()
     return cfg
 

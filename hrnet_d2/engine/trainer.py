@@ -43,7 +43,7 @@ from . import progress, run_folder
 from .averaging import Averaging, WeightAverage, restore_weights
 from .console import FILE_ONLY, Progress
 from .diverging import DivergedError, check_weights
-from .evaluating import Best, StoppedEarly
+from .evaluating import Evaluation, StoppedEarly
 from .hooks import Interruption, Seeding
 from .memory import explain_out_of_memory
 from .pictures import ValidationPictures
@@ -51,6 +51,9 @@ from .resuming import (
     all_changes,
     check_optimizer_state,
     check_progress,
+    follow_schedule,
+    parameter_names,
+    regroup,
     report_changes,
     run_settings,
 )
@@ -59,7 +62,7 @@ from .schedule import Epochs, resolve_schedule
 from .step import step_trainer
 from .summary import log_summary
 from .trackers import build_trackers
-from .val_loss import validation_losses
+from .val_loss import ValidationLosses
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -119,6 +122,8 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._resumed: dict[str, Any] | None = None
+        measured = cfg.TEST.VAL_LOSS and cfg.DATASETS.TEST
+        self._losses = ValidationLosses(cfg) if measured else None
         self._pictures = ValidationPictures(cfg)
         self.register_hooks(self.build_hooks())
 
@@ -131,7 +136,7 @@ class Trainer(DefaultTrainer):
         """
         cfg, solver = self.cfg, self.cfg.SOLVER
         found: list[HookBase] = []
-        checkpointer = None
+        checkpointer = evaluation = None
         for hook in super().build_hooks():
             if isinstance(hook, hooks.PeriodicCheckpointer):
                 checkpointer = self.checkpointer
@@ -142,12 +147,10 @@ class Trainer(DefaultTrainer):
                     minutes=solver.CHECKPOINT_MINUTES,
                 )
             elif isinstance(hook, hooks.EvalHook):
-                found.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate))
-                hook = Best(cfg, self.checkpointer) if cfg.DATASETS.TEST else None
+                hook = evaluation = Evaluation(cfg, self._evaluate, self.checkpointer)
             found.append(hook)
             if isinstance(hook, hooks.PeriodicWriter):
-                best = next((h for h in found if isinstance(h, Best)), None)
-                found.insert(-1, Progress(self.epochs, hook._period, best))
+                found.insert(-1, Progress(self.epochs, hook._period, evaluation))
             if isinstance(hook, hooks.LRScheduler) and self.average is not None:
                 found.append(Averaging(self.average))
         found.append(Interruption(checkpointer))
@@ -163,8 +166,8 @@ class Trainer(DefaultTrainer):
         cfg, model = self.cfg, self.checkpointer.model
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             self._last_eval_results = self.test(cfg, self.model)
-            if cfg.TEST.VAL_LOSS and cfg.DATASETS.TEST:
-                losses = validation_losses(cfg, model)
+            if self._losses is not None:
+                losses = self._losses(model)
                 self.storage.put_scalars(**losses, smoothing_hint=False)
                 logger.info("Validation: %s", "  ".join(f"{k} {v:.4g}" for k, v in losses.items()))
             if comm.is_main_process():
@@ -271,7 +274,8 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = super().state_dict()
-        state["settings"] = run_settings(self.cfg)
+        state["settings"] = self._settings()
+        state["parameters"] = parameter_names(self.checkpointer.model, self.optimizer)
         if self.average is not None:
             state["average"] = self.average.state_dict()
         if self._stream is not None:
@@ -284,13 +288,24 @@ class Trainer(DefaultTrainer):
             CheckpointError: if the state is not of this model and optimizer.
         """
         check_progress(state_dict)
-        before, now = state_dict.get("settings", {}), run_settings(self.cfg)
-        saved = state_dict.get("_trainer", {}).get("optimizer", {})
-        check_optimizer_state(saved, self.optimizer, all_changes(before, now))
+        before, now = state_dict.get("settings", {}), self._settings()
         report_changes(before, now)
-        super().load_state_dict(state_dict)
+        step = dict(state_dict.get("_trainer", {}))
+        names = parameter_names(self.checkpointer.model, self.optimizer)
+        step["optimizer"] = regroup(
+            step.get("optimizer", {}),
+            state_dict.get("parameters"),
+            names,
+            self.optimizer.state_dict(),
+        )
+        check_optimizer_state(step["optimizer"], self.optimizer, all_changes(before, now))
+        super().load_state_dict({**state_dict, "_trainer": step})
+        follow_schedule(self.optimizer, self.scheduler)
         self._load_average(state_dict.get("average"))
         self._resumed = dict(state_dict)
+
+    def _settings(self) -> dict[str, Any]:
+        return run_settings(self.cfg, self.checkpointer.class_names)
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         """The model has the averaged weights of the checkpoint, if there are any."""

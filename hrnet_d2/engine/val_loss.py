@@ -1,6 +1,5 @@
 """The losses on the validation data, for curves beside those of training."""
 
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from detectron2.data import build_detection_test_loader, get_detection_dataset_d
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from hrnet_d2.data.dataset_mapper import HRNetDatasetMapper
 from hrnet_d2.modeling.backbone.norm_eval import keep_running_statistics
@@ -20,46 +19,55 @@ from hrnet_d2.modeling.backbone.norm_eval import keep_running_statistics
 from . import progress
 from .hooks import seed_all
 
-__all__ = ["validation_losses"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["ValidationLosses"]
 
 
-def validation_losses(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+class ValidationLosses:
     """Mean losses over the images of ``DATASETS.TEST``, at the size of evaluation.
 
     The network is in training mode, without gradients and with its normalization layers on their
     running statistics, which stay as they are.  Images are not augmented, and the sampling of
     proposals is the same each time.  The random numbers of the training are left untouched.
-
-    Args:
-        cfg: the full config.
-        model: not wrapped; every process must call this.
-
-    Returns:
-        Losses by name, with "val_" before it, and their sum "val_loss"; in every process.
     """
-    loader, share = _loader(cfg)
-    sums: dict[str, float] = {}
-    with _as_in_training(model), torch.no_grad(), EventStorage():
-        for used, batch in zip(share, loader, strict=True):
-            # All processes run equally often: losses may be divided by numbers of all of them.
-            losses = model(batch)
-            names = list(losses)
-            values = torch.stack([losses[name].float() for name in names]).tolist()
-            for name, value in zip(names, values, strict=True):
-                sums[name] = sums.get(name, 0.0) + used * value
-            progress.mark()
-    totals: dict[str, float] = {}
-    for part in comm.all_gather((sums, sum(share))):
-        for name, value in (*part[0].items(), ("images", part[1])):
-            totals[name] = totals.get(name, 0.0) + value
-    images = totals.pop("images")
-    found = {f"val_{name}": value / images for name, value in totals.items()}
-    return {**found, "val_loss": sum(found.values())}
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: the full config.
+        """
+        self.cfg = cfg
+        self._data: tuple[DataLoader, list[int]] | None = None
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """
+        Args:
+            model: not wrapped; every process must call this.
+
+        Returns:
+            Losses by name, with "val_" before it, and their sum "val_loss"; in every process.
+        """
+        if self._data is None:
+            self._data = _loader(self.cfg)
+        loader, counts = self._data
+        sums: dict[str, float] = {}
+        with _as_in_training(model), torch.no_grad(), EventStorage():
+            for counted, batch in zip(counts, loader, strict=True):
+                # All processes run equally often: losses may be divided by numbers of all of them.
+                losses = model(batch)
+                values = torch.stack([loss.float() for loss in losses.values()]).tolist()
+                for name, value in zip(losses, values, strict=True):
+                    sums[name] = sums.get(name, 0.0) + counted * value
+                progress.mark()
+        totals: dict[str, float] = {}
+        for part, images in comm.all_gather((sums, sum(counts))):
+            for name, value in (*part.items(), ("images", images)):
+                totals[name] = totals.get(name, 0.0) + value
+        images = totals.pop("images")
+        found = {f"val_{name}": value / images for name, value in totals.items()}
+        return {**found, "val_loss": sum(found.values())}
 
 
-def _loader(cfg: CfgNode) -> tuple[torch.utils.data.DataLoader, list[int]]:
+def _loader(cfg: CfgNode) -> tuple[DataLoader, list[int]]:
     """Of this process's images, and whether each counts (1) or fills up (0)."""
     records = get_detection_dataset_dicts(list(cfg.DATASETS.TEST), filter_empty=False)
     world, rank = comm.get_world_size(), comm.get_rank()

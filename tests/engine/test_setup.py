@@ -67,7 +67,7 @@ def custom_data(tmp_path):
 
 
 @pytest.mark.parametrize("period, saved", [("7330", 0), ("100", 100)])
-def test_a_recipes_checkpoint_period_becomes_an_epoch_of_custom_data(tmp_path, custom_data, period, saved):
+def test_the_checkpoint_period_of_a_recipe_is_replaced(tmp_path, custom_data, period, saved):
     words = arguments(tmp_path / "out", "--train-data", *custom_data)
     words += ["SOLVER.MAX_ITER", "500", "SOLVER.CHECKPOINT_PERIOD", period]
     cfg = setup(argument_parser().parse_args(words))
