@@ -299,6 +299,11 @@ def _check_schedule(cfg: CfgNode, train: bool) -> Iterable[str]:
         and steps != sorted(set(steps))
     ):
         yield f"SOLVER.STEPS is {tuple(steps)}, the iterations must increase"
+    elif train and cfg.SOLVER.MAX_ITER in steps:
+        yield (
+            f"SOLVER.STEPS is {tuple(steps)}, its iterations must be less than SOLVER.MAX_ITER "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
 
 
 def _check_pixels(cfg: CfgNode, train: bool) -> Iterable[str]:

@@ -72,9 +72,8 @@ def resolve_schedule(cfg: CfgNode, epochs: Epochs) -> CfgNode:
                 "SOLVER.MAX_ITER"
             )
         scale = length / solver.MAX_ITER
-        solver.STEPS = tuple(
-            sorted({min(max(1, round(step * scale)), length) for step in solver.STEPS})
-        )
+        steps = {max(1, round(step * scale)) for step in solver.STEPS}
+        solver.STEPS = tuple(sorted(step for step in steps if step < length))
         solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, length // 10)
         solver.MAX_ITER = length
         logger.info(

@@ -300,7 +300,8 @@ class Trainer(DefaultTrainer):
         )
         check_optimizer_state(step["optimizer"], self.optimizer, all_changes(before, now))
         super().load_state_dict({**state_dict, "_trainer": step})
-        follow_schedule(self.optimizer, self.scheduler)
+        if state_dict["iteration"] < self.cfg.SOLVER.MAX_ITER:
+            follow_schedule(self.optimizer, self.scheduler)
         self._load_average(state_dict.get("average"))
         self._resumed = dict(state_dict)
 

@@ -116,7 +116,7 @@ def test_parameters_keep_their_momentum_in_other_groups(stopped, options):
     [
         (["SOLVER.OPTIMIZER", "AdamW"], r"SOLVER.OPTIMIZER \('SGD' before, 'AdamW' now\)"),
         (["DATASETS.CLASS_NAMES", "['a','b','c','d']"], "DATASETS.CLASS_NAMES .*'circle'"),
-        (["MODEL.HRNETV2P.WIDTH", "8"], "stage"),
+        (["MODEL.HRNETV2P.WIDTH", "8"], "WIDTH 4"),
     ],
 )
 def test_what_cannot_change_is_an_error_on_resume(stopped, options, message):
