@@ -66,7 +66,8 @@ def _draw(record: dict, prepare: InferenceInput, model: nn.Module, metadata: Any
     found = model([prepare(image)])[0]["instances"].to("cpu")
     found = found[found.scores >= LEAST_SCORE]
     rgb = np.ascontiguousarray(image[:, :, ::-1])
-    truth = Visualizer(rgb, metadata).draw_dataset_dict(record).get_image()
+    objects = {"annotations": record["annotations"]}  # without maps of stuff
+    truth = Visualizer(rgb, metadata).draw_dataset_dict(objects).get_image()
     drawn = Visualizer(rgb, metadata).draw_instance_predictions(found).get_image()
     both = np.concatenate([_limited(truth), _limited(drawn)], axis=1)
     return np.ascontiguousarray(both.transpose(2, 0, 1))
