@@ -194,6 +194,55 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.FUSED": False,
     # "float16" (with a gradient scaler) or "bfloat16" (without), for SOLVER.AMP.ENABLED.
     "SOLVER.AMP.DTYPE": "float16",
+    # Length of the run in epochs; above 0 it replaces SOLVER.MAX_ITER: SOLVER.STEPS move in
+    # proportion, and SOLVER.WARMUP_ITERS is at most a tenth of the run.
+    "SOLVER.EPOCHS": 0,
+    # Run the batch of an iteration in so many parts, one after the other, and add up their
+    # gradients: less memory. SOLVER.IMS_PER_BATCH remains the whole batch.
+    "SOLVER.ACCUMULATE_STEPS": 1,
+    # "SGD" or "AdamW".
+    "SOLVER.OPTIMIZER": "SGD",
+    # Coefficients of AdamW's averages of the gradient and of its square.
+    "SOLVER.BETAS": [0.9, 0.999],
+    # Factor on the learning rate for each stage of the backbone below the neck: with 0.8 the last
+    # stage learns at 0.8 of the rate, the one before at 0.64, the stem slowest. 1 turns it off.
+    "SOLVER.LAYER_DECAY": 1.0,
+    # Average the weights exponentially during training. The average is what is evaluated, and the
+    # model in every checkpoint; a resumed run continues both.
+    "SOLVER.EMA.ENABLED": False,
+    "SOLVER.EMA.DECAY": 0.999,
+    # Let the decay grow from 0.1 to DECAY: (1 + n) / (10 + n) after n iterations.
+    "SOLVER.EMA.WARMUP": True,
+    # Batches with NaN or infinite losses that are skipped before the run ends with an error.
+    "SOLVER.MAX_NONFINITE": 0,
+    # SOLVER.CHECKPOINT_PERIOD takes 0: about an epoch (as for data given by --train-data).
+    # Save model_last.pth if the last checkpoint is so many minutes old; 0 turns it off.
+    "SOLVER.CHECKPOINT_MINUTES": 0,
+    # Numbered checkpoints that stay in the folder, the newest ones; 0 keeps all.
+    "SOLVER.CHECKPOINTS_TO_KEEP": 0,
+    # Image files that cannot be read or used and are left out, in each process, before training
+    # ends with an error.
+    "DATALOADER.MAX_BAD_IMAGES": 0,
+    #
+    # ---- Evaluation during training
+    # TEST.EVAL_PERIOD takes -1: about an epoch (as for data given by --train-data).
+    # The metric whose best evaluation is saved as model_best.pth, as it is named in metrics.json;
+    # "" is segm/AP for models with masks and bbox/AP for others.
+    "TEST.BEST_METRIC": "",
+    # End the run if that metric has not risen in so many evaluations; 0 turns it off.
+    "TEST.PATIENCE": 0,
+    # Measure the losses on the validation data at each evaluation (val_loss... in metrics.json).
+    "TEST.VAL_LOSS": False,
+    # Validation images whose predictions are drawn beside the truth at each evaluation, for
+    # TensorBoard and trackers.
+    "TEST.PICTURES": 4,
+    #
+    # ---- Trackers (--tracker)
+    # "wandb" and "mlflow": where metrics and pictures go besides TensorBoard.
+    "TRACKER.NAMES": [],
+    "TRACKER.PROJECT": "hrnet_d2",
+    # Name of the run there; "" is the name of OUTPUT_DIR's folder.
+    "TRACKER.RUN": "",
     #
     # ---- Inference: the arguments of hrnet_d2.optimize
     # Rewrite the network for inference (Predictor, --eval-only): the same results to rounding.

@@ -174,6 +174,7 @@ NORMS = ("BN", "FrozenBN", "SyncBN", "GN", "")
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 LEVELS = ("res2", "res3", "res4", "res5")
 FRACTION = _number(0, 1)
+TRACKERS = ("wandb", "mlflow")
 
 RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("a folder's path", lambda v: bool(v.strip()) and "\0" not in v),
@@ -280,7 +281,13 @@ RULES: dict[str, Rule] = {
         empty=True,
     ),
     "VIS_PERIOD": _whole(0),
-    "TEST.EVAL_PERIOD": _whole(0),
+    "TEST.EVAL_PERIOD": Rule(
+        "a whole number of at least 1, 0 (only at the end) or -1 (about an epoch)",
+        lambda v: _is_whole(v, -1),
+    ),
+    "TEST.PATIENCE": _whole(0),
+    "TEST.PICTURES": _whole(0),
+    "TRACKER.NAMES": _all("'wandb' or 'mlflow'", lambda v: v in TRACKERS, empty=True),
     "TEST.DETECTIONS_PER_IMAGE": _whole(1),
     "TEST.AUG.MIN_SIZES": _when(
         _all("whole numbers of at least 0 (0: as they are)", lambda v: _is_whole(v, 0)),
@@ -322,7 +329,19 @@ RULES: dict[str, Rule] = {
     "SOLVER.LR_SCHEDULER_NAME": _one_of(
         "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
     ),
-    "SOLVER.CHECKPOINT_PERIOD": _whole(1),
+    "SOLVER.CHECKPOINT_PERIOD": _whole(0),
+    "SOLVER.CHECKPOINT_MINUTES": _whole(0),
+    "SOLVER.CHECKPOINTS_TO_KEEP": _whole(0),
+    "SOLVER.EPOCHS": _whole(0),
+    "SOLVER.ACCUMULATE_STEPS": _whole(1),
+    "SOLVER.OPTIMIZER": _one_of("SGD", "AdamW"),
+    "SOLVER.BETAS": Rule(
+        "two numbers from 0 to below 1", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v)
+    ),
+    "SOLVER.LAYER_DECAY": _number(0, 1, above=True),
+    "SOLVER.EMA.DECAY": Rule("a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "SOLVER.MAX_NONFINITE": _whole(0),
+    "DATALOADER.MAX_BAD_IMAGES": _whole(0, 10**6),
     "SOLVER.REFERENCE_WORLD_SIZE": _whole(0),
     "SOLVER.REFERENCE_BATCH_SIZE": _whole(0),
     "SOLVER.REFERENCE_LR": _number(0),
@@ -343,6 +362,11 @@ def _check_schedule(cfg: CfgNode, train: bool) -> Iterable[str]:
         and steps != sorted(set(steps))
     ):
         yield f"SOLVER.STEPS is {tuple(steps)}, the iterations must increase"
+    elif train and cfg.SOLVER.MAX_ITER in steps:
+        yield (
+            f"SOLVER.STEPS is {tuple(steps)}, its iterations must be less than SOLVER.MAX_ITER "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
 
 
 def _check_pixels(cfg: CfgNode, train: bool) -> Iterable[str]:

@@ -195,6 +195,11 @@ def _training_problems(cfg: CfgNode) -> Iterator[str]:
             allowed = "pixels" if whole else "fractions of the image, above 0 up to 1"
             yield f"INPUT.CROP.SIZE is {crop.SIZE!r}, it must be height and width in {allowed}"
     solver = cfg.SOLVER
+    if solver.ACCUMULATE_STEPS > solver.IMS_PER_BATCH:
+        yield (
+            f"SOLVER.ACCUMULATE_STEPS is {solver.ACCUMULATE_STEPS}, SOLVER.IMS_PER_BATCH has only "
+            f"{solver.IMS_PER_BATCH} images to divide into so many parts"
+        )
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and not (
         0 <= solver.BASE_LR_END <= solver.BASE_LR
     ):

@@ -35,7 +35,7 @@ def test_every_rule_is_of_a_key_that_exists():
         (FASTER, "SOLVER.MAX_ITER", "-5", "at least 1"),
         (FASTER, "SOLVER.STEPS", "(2, 1)", "increase"),
         (FASTER, "SOLVER.STEPS", "(-1,)", "at least 1"),
-        (FASTER, "SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
+        (FASTER, "SOLVER.CHECKPOINT_PERIOD", "-1", "at least 0"),
         (FASTER, "SOLVER.BASE_LR", "0.0", "above 0"),
         (FASTER, "SOLVER.BASE_LR", "float('nan')", "above 0"),
         (FASTER, "SOLVER.IMS_PER_BATCH", "0", "at least 1"),

@@ -9,11 +9,12 @@ from pathlib import Path
 from .errors import CheckpointError
 from .reading import read_file
 
-__all__ = ["LAST", "find_last", "remove_leftovers"]
+__all__ = ["BEST", "LAST", "find_last", "remove_leftovers"]
 
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
+BEST = "model_best.pth"  # weights alone, so that nothing can resume from it
 
 
 def find_last(folder: str) -> str:
@@ -66,7 +67,7 @@ def _newest_first(folder: str) -> list[Path]:
     found = [
         path
         for path in Path(folder).glob("*.pth")
-        if not path.name.startswith(".") and path.is_file()
+        if not path.name.startswith(".") and path.name != BEST and path.is_file()
     ]
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 

@@ -22,6 +22,8 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from .bad_images import SkippingMapper
+
 __all__ = ["DataStream", "build_resumable_loader", "stream_of"]
 
 
@@ -149,15 +151,28 @@ class _Numbered(Dataset):
         return number, self.records[number % len(self.records)]
 
 
+class _Indexed(Dataset):
+    """As above, with the index of the record in its place."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, number: int) -> tuple[int, int]:
+        return number, number % self.size
+
+
 class _SeededMapper:
     """A mapper whose random numbers follow the position of the image in the stream."""
 
-    def __init__(self, mapper: Callable[[dict], Any], stream: DataStream):
+    def __init__(self, mapper: Callable[[Any], Any], stream: DataStream):
         self.mapper = mapper
         self.stream = stream
         self.rank = comm.get_rank()
 
-    def __call__(self, numbered: tuple[int, dict]) -> Any:
+    def __call__(self, numbered: tuple[int, Any]) -> Any:
         number, record = numbered
         if not self.stream.deterministic:
             return self.mapper(record)
@@ -176,7 +191,7 @@ class _SeededMapper:
 
 
 def build_resumable_loader(
-    cfg: CfgNode, records: list[dict], mapper: Callable[[dict], Any]
+    cfg: CfgNode, records: list[dict], mapper: Callable[[Any], Any]
 ) -> Iterable[list[dict]]:
     """Detectron2's training loader, over a :class:`DataStream` (see :func:`stream_of`).
 
@@ -192,8 +207,13 @@ def build_resumable_loader(
     batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     if make is None or batch_size < 1 or "width" not in records[0]:
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+    wide = np.array([record["width"] > record["height"] for record in records])
+    dataset: Any = _Numbered(records)
+    if cfg.DATALOADER.MAX_BAD_IMAGES:
+        mapper = SkippingMapper(mapper, dataset.records, wide, cfg.DATALOADER.MAX_BAD_IMAGES)
+        dataset = _Indexed(len(records))
     stream = DataStream(
-        np.array([record["width"] > record["height"] for record in records]),
+        wide,
         make,
         batch_size=batch_size,
         grouped=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -201,7 +221,7 @@ def build_resumable_loader(
         deterministic=cfg.SEED >= 0,
     )
     loader: Any = build_detection_train_loader(
-        _Numbered(records),
+        dataset,
         mapper=_SeededMapper(mapper, stream),
         sampler=stream,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,

@@ -1,4 +1,4 @@
-"""Hooks of the trainer: stop on a signal without losing work, and save no diverged weights."""
+"""Hooks of the trainer: stop on a signal without losing work, and seed every iteration."""
 
 import itertools
 import logging
@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
-from torch import nn
 
 from hrnet_d2.data.resumable import DataStream
+
+from .diverging import DivergedError, check_weights
+from .saved_runs import link_last
 
 __all__ = [
     "DivergedError",
     "Interruption",
-    "PeriodicCheckpointer",
     "Seeding",
     "check_weights",
     "seed_all",
@@ -28,55 +28,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Beyond any weight that training arrives at, and far below float32's largest number.
-LARGEST_WEIGHT = 1e9
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class DivergedError(FloatingPointError):
-    """Training has diverged: losses or weights are not finite, or absurdly large."""
-
-
-def check_weights(model: nn.Module, when: str) -> None:
-    """Check that no weight is NaN, infinite or absurdly large.
-
-    Args:
-        model: whose state, parameters and floating-point buffers, is checked. (Constants that are
-            not saved may be infinite, as the last bound of FCOS's levels is.)
-        when: for the message, such as "at iteration 5".
-
-    Raises:
-        DivergedError: with the name of the first such tensor, and what to do.
-    """
-    named = [
-        (name, tensor.detach())
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and tensor.numel()
-    ]
-    # One copy to the host for all tensors.
-    largest = torch.stack([tensor.abs().max().float() for _, tensor in named]).cpu()
-    parameters = {name for name, _ in model.named_parameters()}
-    for (name, _), value in zip(named, largest.tolist(), strict=True):
-        if not value <= (LARGEST_WEIGHT if name in parameters else np.finfo(np.float32).max):
-            raise DivergedError(
-                f"Training has diverged: {when} the largest value of {name} is {value:g}. Nothing "
-                "was saved of it: lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS, and start "
-                "from an earlier checkpoint"
-            )
-
-
-class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's, but weights that have diverged are an error and are not saved."""
-
-    def step(self, iteration: int, **kwargs: Any) -> None:
-        """
-        Raises:
-            DivergedError: if a weight is not finite.
-        """
-        last = self.max_iter is not None and iteration >= self.max_iter - 1
-        if last or (iteration + 1) % self.period == 0:
-            check_weights(self.checkpointer.model, f"at iteration {iteration}")
-        super().step(iteration, **kwargs)
 
 
 class Interruption(HookBase):
@@ -115,6 +67,7 @@ class Interruption(HookBase):
         if iteration + 1 < self.trainer.max_iter:  # else the final checkpoint was just saved
             check_weights(self.checkpointer.model, f"at iteration {iteration}")
             self.checkpointer.save(name, iteration=iteration)
+            link_last(self.checkpointer.save_dir, name)
         signal_name = signal.Signals(self.received).name
         logger.warning(
             "Stopped by %s after iteration %d: the checkpoint is in %s. The same command with "

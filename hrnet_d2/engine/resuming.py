@@ -2,11 +2,13 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from hrnet_d2.checkpoint import CheckpointError
 
@@ -14,64 +16,121 @@ __all__ = [
     "all_changes",
     "check_optimizer_state",
     "check_progress",
+    "follow_schedule",
+    "parameter_names",
+    "regroup",
     "report_changes",
     "run_settings",
 ]
 
 logger = logging.getLogger(__name__)
 
-# A resumed run goes on with the optimizer's own values of these, from the checkpoint.
-FROM_CHECKPOINT = (
-    "SOLVER.BASE_LR",
-    "SOLVER.BIAS_LR_FACTOR",
-    "SOLVER.CONV_BIAS_LR_FACTOR",
-    "SOLVER.CONV_BIAS_WEIGHT_DECAY",
-    "SOLVER.MOMENTUM",
-    "SOLVER.NESTEROV",
-    "SOLVER.WEIGHT_DECAY",
-    "SOLVER.WEIGHT_DECAY_BIAS",
-    "SOLVER.WEIGHT_DECAY_NORM",
-)
-# These take effect from the resumed iteration on.
-FROM_CONFIG = (
+# Keys whose new values a resumed run takes, from the resumed iteration on.
+SETTINGS = (
+    "DATALOADER.MAX_BAD_IMAGES",
     "DATASETS.TRAIN",
     "INPUT.MAX_SIZE_TRAIN",
     "INPUT.MIN_SIZE_TRAIN",
     "MODEL.BACKBONE.FREEZE_AT",
     "MODEL.HRNETV2P.FREEZE_AT",
+    "SOLVER.ACCUMULATE_STEPS",
     "SOLVER.AMP.ENABLED",
+    "SOLVER.BASE_LR",
+    "SOLVER.BASE_LR_END",
+    "SOLVER.BETAS",
+    "SOLVER.BIAS_LR_FACTOR",
+    "SOLVER.CONV_BIAS_LR_FACTOR",
+    "SOLVER.CONV_BIAS_WEIGHT_DECAY",
+    "SOLVER.EMA.DECAY",
+    "SOLVER.EMA.ENABLED",
     "SOLVER.GAMMA",
     "SOLVER.IMS_PER_BATCH",
+    "SOLVER.LAYER_DECAY",
     "SOLVER.LR_SCHEDULER_NAME",
     "SOLVER.MAX_ITER",
+    "SOLVER.MOMENTUM",
+    "SOLVER.NESTEROV",
     "SOLVER.STEPS",
+    "SOLVER.WARMUP_FACTOR",
     "SOLVER.WARMUP_ITERS",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.WEIGHT_DECAY_BIAS",
+    "SOLVER.WEIGHT_DECAY_NORM",
 )
-# Keys that decide which parameters the optimizer has, and how they are grouped.
-GROUPING = (
-    "MODEL.HRNETV2P.FREEZE_AT, MODEL.BACKBONE.FREEZE_AT, SOLVER.WEIGHT_DECAY, "
-    "SOLVER.WEIGHT_DECAY_NORM, SOLVER.WEIGHT_DECAY_BIAS, SOLVER.BIAS_LR_FACTOR, "
-    "SOLVER.CONV_BIAS_LR_FACTOR or SOLVER.CONV_BIAS_WEIGHT_DECAY"
-)
+# Keys that must stay as they are: the weights would mean something else.
+FIXED = ("DATASETS.CLASS_NAMES", "SOLVER.OPTIMIZER")
+KEYS = (*SETTINGS, *FIXED)
 
 
-def run_settings(cfg: CfgNode) -> dict[str, Any]:
-    """The values of the config that a resumed run is compared by, as plain values."""
-    return {key: _plain(_lookup(cfg, key)) for key in (*FROM_CHECKPOINT, *FROM_CONFIG)}
+def run_settings(cfg: CfgNode, class_names: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of the config that a resumed run is compared by, as plain values.
+
+    Args:
+        cfg: the full config.
+        class_names: of the training data, if the config has none.
+    """
+    settings = {key: _plain(_lookup(cfg, key)) for key in KEYS}
+    settings["DATASETS.CLASS_NAMES"] = settings["DATASETS.CLASS_NAMES"] or list(class_names)
+    return settings
 
 
 def report_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Log one line for the keys whose new values are not used, and one for those that are."""
-    kept = _changes(FROM_CHECKPOINT, before, now)
-    if kept:
-        logger.warning(
-            "Resuming with the values of the checkpoint, not of the config, for %s. To train with "
-            "the config's, start a new run (no --resume) from these weights (MODEL.WEIGHTS)",
-            kept,
+    """Log the keys whose values differ; all of them take effect.
+
+    Raises:
+        CheckpointError: if a key differs that cannot take effect.
+    """
+    # Class names may be unknown.
+    known = [key for key in FIXED if before.get(key) and now[key]]
+    if fixed := _changes(known, before, now):
+        raise CheckpointError(
+            f"A run cannot be resumed with other values of {fixed}. Restore them, or start a new "
+            "run with the weights as MODEL.WEIGHTS (for other classes with MODEL.PARTIAL_LOAD "
+            "True), without --resume"
         )
-    new = _changes(FROM_CONFIG, before, now)
-    if new:
-        logger.warning("The config differs from that of the resumed run: %s", new)
+    changes = _changes(SETTINGS, before, now)
+    if changes:
+        logger.warning("Resuming with settings that differ from the run's before: %s", changes)
+
+
+def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of an optimizer's parameters, in the order of its saved state."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def regroup(
+    state: Mapping[str, Any], saved: Sequence[str] | None, now: Sequence[str], own: Mapping
+) -> Mapping[str, Any]:
+    """A saved optimizer state, grouped and set as in this run.
+
+    Args:
+        state: the saved ``state_dict``.
+        saved: names of its parameters; None in checkpoints that do not have them.
+        now: names of the parameters of this run's optimizer.
+        own: the ``state_dict`` of this run's optimizer.
+
+    Returns:
+        What this run's optimizer can load: its own groups, with the saved averages of gradients. A
+        parameter that was frozen begins without. The saved state itself if there are no names.
+    """
+    if saved is None or not isinstance(state, Mapping) or "state" not in state:
+        return state
+    known = {name: state["state"][i] for i, name in enumerate(saved) if i in state["state"]}
+    kept = {i: known[name] for i, name in enumerate(now) if name in known}
+    return {"state": kept, "param_groups": own["param_groups"]}
+
+
+def follow_schedule(optimizer: torch.optim.Optimizer, scheduler: LRScheduler) -> None:
+    """Set the rates for the resumed iteration, after the states of both were loaded.
+
+    Args:
+        optimizer: whose groups have the "initial_lr" of this run.
+        scheduler: of this optimizer, at the resumed iteration.
+    """
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
 
 
 def check_optimizer_state(
@@ -94,7 +153,7 @@ def check_optimizer_state(
         )
     sizes = [len(group["params"]) for group in state["param_groups"]]
     own = [len(group["params"]) for group in optimizer.param_groups]
-    hint = f"These keys differ: {changes}" if changes else f"Compare {GROUPING}"
+    hint = f"These keys differ: {changes}" if changes else "Compare the config of that run"
     if sizes != own:
         raise CheckpointError(
             f"The checkpoint's optimizer has groups of {sizes} parameters, this run's has {own}: "
@@ -155,7 +214,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _changes(keys: tuple[str, ...], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _changes(keys: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key} ({before[key]!r} before, {now[key]!r} now)"
         for key in keys
@@ -165,7 +224,7 @@ def _changes(keys: tuple[str, ...], before: Mapping[str, Any], now: Mapping[str,
 
 def all_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Every key that differs, with both values."""
-    return _changes((*FROM_CHECKPOINT, *FROM_CONFIG), before, now)
+    return _changes(KEYS, before, now)
 
 
 def _lookup(cfg: CfgNode, key: str) -> Any:

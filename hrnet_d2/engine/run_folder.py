@@ -17,6 +17,7 @@ __all__ = ["RunFolderError", "claim", "clear", "refuse_earlier_run", "release"]
 logger = logging.getLogger(__name__)
 
 LOCK = ".run.lock"
+EVALUATIONS = "evaluations.json"  # what the best checkpoint was chosen from
 # What identifies the holder is readable, so the locked byte lies behind it.
 _LOCKED_BYTE = 2**20
 _held: dict[str, IO[str]] = {}
@@ -99,7 +100,7 @@ def refuse_earlier_run(folder: str) -> None:
 def clear(folder: str) -> None:
     """Delete the checkpoints and metrics of an earlier run, so that nothing is taken for the new
     run's."""
-    for path in [*_checkpoints(folder), Path(folder, "metrics.json")]:
+    for path in [*_checkpoints(folder), Path(folder, "metrics.json"), Path(folder, EVALUATIONS)]:
         path.unlink(missing_ok=True)
 
 

@@ -25,7 +25,10 @@ from hrnet_d2.devices import available_device
 from hrnet_d2.file_io import atomic_write
 
 from . import run_folder
+from .console import quiet_screen
 from .launch import limit_cpu_threads
+from .own_data import suit_own_data
+from .trackers import WRITERS
 
 __all__ = ["argument_parser", "register_datasets", "setup"]
 
@@ -82,6 +85,12 @@ def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
         action="store_true",
         help="after the evaluation, write report.html beside its results: AP by class and size, "
         "kinds of mistakes, and images",
+    )
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        choices=sorted(WRITERS),
+        help="send metrics and pictures to this tracker as well; may be given twice",
     )
     custom = parser.add_argument_group("custom data (COCO, YOLO, Pascal VOC, CVAT)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
@@ -166,10 +175,13 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
             args.train_sem_seg,
             val_fraction=getattr(args, "val_fraction", 0.0),
         )
-        if args.train_data:
-            _shorten_checkpoint_period(cfg)
+        if args.train_data and not args.eval_only:
+            assumed = suit_own_data(cfg, args.opts)
+            if assumed:
+                logger.info("Not given, so set for data of your own:\n  %s", "\n  ".join(assumed))
     else:
         register_datasets(cfg, training=not args.eval_only)
+    cfg.TRACKER.NAMES = [*cfg.TRACKER.NAMES, *(getattr(args, "tracker", None) or ())]
     cfg.MODEL.DEVICE = available_device(cfg.MODEL.DEVICE)
     # A run's own checkpoint may be of another arithmetic than the file that the run began with.
     last = find_last(cfg.OUTPUT_DIR) if args.resume else ""
@@ -182,6 +194,10 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
             _take_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
         comm.synchronize()
         with _kept(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), args.eval_only):
+            # As default_setup does, whose loggers then exist before it writes to them.
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+            quiet_screen()
             default_setup(cfg, args)
     except OSError as error:
         raise OSError(
@@ -211,19 +227,6 @@ def _kept(path: str, keep: bool) -> Iterator[None]:
     if before is not None and comm.is_main_process():
         with atomic_write(path) as part:
             Path(part).write_bytes(before)
-
-
-def _shorten_checkpoint_period(cfg: CfgNode) -> None:
-    """Save ten times in a run that is shorter than the recipe's period, an epoch of COCO."""
-    solver = cfg.SOLVER
-    if solver.MAX_ITER > 0 and solver.CHECKPOINT_PERIOD >= solver.MAX_ITER:
-        period = max(1, solver.MAX_ITER // 10)
-        logger.info(
-            "SOLVER.CHECKPOINT_PERIOD %d is not reached in SOLVER.MAX_ITER %d iterations: saving "
-            "every %d",
-            *(solver.CHECKPOINT_PERIOD, solver.MAX_ITER, period),
-        )
-        solver.CHECKPOINT_PERIOD = period
 
 
 def register_datasets(cfg: CfgNode, *, training: bool) -> None:

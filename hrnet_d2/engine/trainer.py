@@ -1,5 +1,6 @@
 """Detectron2's trainer with this package's data, checkpoints, optimizer and evaluation."""
 
+import contextlib
 import logging
 import os
 import weakref
@@ -9,17 +10,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    SimpleTrainer,
-    TrainerBase,
-    create_ddp_model,
-    hooks,
-)
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -49,16 +44,30 @@ from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
 
 from . import progress, run_folder
-from .hooks import DivergedError, Interruption, PeriodicCheckpointer, Seeding, check_weights
+from .averaging import Averaging, WeightAverage, restore_weights
+from .console import FILE_ONLY, Progress
+from .diverging import DivergedError, check_weights
+from .evaluating import Evaluation, StoppedEarly
+from .hooks import Interruption, Seeding
 from .memory import explain_out_of_memory
+from .pictures import ValidationPictures
 from .resuming import (
     all_changes,
     check_optimizer_state,
     check_progress,
+    follow_schedule,
+    parameter_names,
+    regroup,
     report_changes,
     run_settings,
 )
+from .saved_runs import PeriodicCheckpointer, RunCheckpointer, link_last
+from .schedule import Epochs, resolve_schedule
 from .setup import register_datasets
+from .step import step_trainer
+from .summary import log_summary
+from .trackers import build_trackers
+from .val_loss import ValidationLosses
 
 __all__ = ["Trainer", "evaluate", "step_trainer"]
 
@@ -92,6 +101,12 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = first_batch_drawn(cfg, self.build_train_loader(cfg))
+        self._stream = stream_of(data_loader)
+        images = None if self._stream is None else len(self._stream.wide)
+        self.epochs = Epochs(images, cfg.SOLVER.IMS_PER_BATCH)
+        cfg = resolve_schedule(cfg, self.epochs)
+        ema = cfg.SOLVER.EMA
+        self.average = WeightAverage(model, ema.DECAY, ema.WARMUP) if ema.ENABLED else None
         on_cpu = cfg.MODEL.DEVICE == "cpu"
         model = create_ddp_model(
             model,
@@ -101,40 +116,57 @@ class Trainer(DefaultTrainer):
         progress.mark_forward(model)
         self._trainer = step_trainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(
+        self.checkpointer = RunCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             partial=cfg.MODEL.PARTIAL_LOAD,
             cfg=cfg,
             trainer=weakref.proxy(self),
         )
+        self.checkpointer.average = self.average
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self._stream = stream_of(data_loader)
         self._resumed: dict[str, Any] | None = None
+        measured = cfg.TEST.VAL_LOSS and cfg.DATASETS.TEST
+        self._losses = ValidationLosses(cfg) if measured else None
+        self._pictures = ValidationPictures(cfg)
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks; weights that diverged are not saved, and a signal saves a checkpoint.
+        """Detectron2's hooks and those of this package's keys.
 
         With ``TEST.AUG.ENABLED`` the last evaluation is followed by one with test-time
         augmentation, as in Detectron2's ``train_net.py``.
 
-        With ``SEED`` set, every iteration has its own random numbers, so that a resumed run is the
-        same as one that was not interrupted.
+        Averaged weights are evaluated in place of the raw ones; weights that diverged are not
+        saved; a signal saves a checkpoint. With ``SEED`` set, every iteration has its own random
+        numbers, so that a resumed run is the same as one that was not interrupted.
         """
-        found = super().build_hooks()
-        saver = next((h for h in found if isinstance(h, hooks.PeriodicCheckpointer)), None)
-        checkpointer = None
-        if saver is not None:
-            checkpointer = self.checkpointer
-            found[found.index(saver)] = PeriodicCheckpointer(checkpointer, saver.period)
+        cfg, solver = self.cfg, self.cfg.SOLVER
+        found: list[HookBase] = []
+        checkpointer = evaluation = None
+        for hook in super().build_hooks():
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                checkpointer = self.checkpointer
+                hook = PeriodicCheckpointer(
+                    checkpointer,
+                    hook.period,
+                    keep=solver.CHECKPOINTS_TO_KEEP,
+                    minutes=solver.CHECKPOINT_MINUTES,
+                )
+            elif isinstance(hook, hooks.EvalHook):
+                hook = evaluation = Evaluation(cfg, self._evaluate, self.checkpointer)
+            found.append(hook)
+            if isinstance(hook, hooks.PeriodicWriter):
+                found.insert(-1, Progress(self.epochs, hook._period, evaluation))
+            if isinstance(hook, hooks.LRScheduler) and self.average is not None:
+                found.append(Averaging(self.average))
         found.append(Interruption(checkpointer))
-        if self.cfg.SEED >= 0 and self._stream is not None:
+        if cfg.SEED >= 0 and self._stream is not None:
             found.append(Seeding(self._stream, comm.get_rank()))
-        if self.cfg.TEST.AUG.ENABLED and self.cfg.DATASETS.TEST:
-            augmented = hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model))
+        if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST:
+            augmented = hooks.EvalHook(0, self._evaluate_augmented)
             # Before the writers, which then write its results.
             found.insert(
                 next(
@@ -143,7 +175,34 @@ class Trainer(DefaultTrainer):
                 ),
                 augmented,
             )
-        return found
+        return [hook for hook in found if hook is not None]
+
+    def _evaluate(self) -> dict:
+        """Evaluate the averaged weights, if there are any, or else the model.
+
+        The losses on the validation data and the pictures are of the same weights.
+        """
+        cfg, model = self.cfg, self.checkpointer.model
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            self._last_eval_results = self.test(cfg, self.model)
+            if self._losses is not None:
+                losses = self._losses(model)
+                self.storage.put_scalars(**losses, smoothing_hint=False)
+                logger.info("Validation: %s", "  ".join(f"{k} {v:.4g}" for k, v in losses.items()))
+            if comm.is_main_process():
+                self._pictures.put(self.storage, model)
+        return self._last_eval_results
+
+    def _evaluate_augmented(self) -> dict:
+        """With test-time augmentation, and averaged weights if there are any."""
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            return self.test_with_TTA(self.cfg, self.checkpointer.model)
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's, with the trackers of ``TRACKER.NAMES``; :class:`Progress` replaces its
+        printer."""
+        writers = [w for w in super().build_writers() if not isinstance(w, CommonMetricPrinter)]
+        return [*build_trackers(self.cfg), *writers]
 
     def train(self) -> Any:
         """Train from ``start_iter`` to ``max_iter``; no other process may use the output folder.
@@ -157,8 +216,15 @@ class Trainer(DefaultTrainer):
         """
         if comm.is_main_process():
             run_folder.claim(self.cfg.OUTPUT_DIR)
+            log_summary(self.cfg, self.epochs)
         try:
             return super().train()
+        except StoppedEarly as stop:
+            if stop.trained:
+                self.checkpointer.save("model_final", iteration=self.iter)
+                if comm.is_main_process():
+                    link_last(self.cfg.OUTPUT_DIR, "model_final")
+            return None
         except FloatingPointError as error:
             if isinstance(error, DivergedError):
                 raise
@@ -198,6 +264,8 @@ class Trainer(DefaultTrainer):
         """
         self._resumed = None
         super().resume_or_load(resume)
+        if self.average is not None and self._resumed is None:
+            self.average.restart()
         if not (resume and self.checkpointer.has_checkpoint()):
             if resume:
                 logger.info("No checkpoint in %s: this is a new run", self.cfg.OUTPUT_DIR)
@@ -231,7 +299,10 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = super().state_dict()
-        state["settings"] = run_settings(self.cfg)
+        state["settings"] = self._settings()
+        state["parameters"] = parameter_names(self.checkpointer.model, self.optimizer)
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         if self._stream is not None:
             state["data"] = self._stream.state_dict()
         return state
@@ -242,12 +313,38 @@ class Trainer(DefaultTrainer):
             CheckpointError: if the state is not of this model and optimizer.
         """
         check_progress(state_dict)
-        before, now = state_dict.get("settings", {}), run_settings(self.cfg)
-        saved = state_dict.get("_trainer", {}).get("optimizer", {})
-        check_optimizer_state(saved, self.optimizer, all_changes(before, now))
+        before, now = state_dict.get("settings", {}), self._settings()
         report_changes(before, now)
-        super().load_state_dict(state_dict)
+        step = dict(state_dict.get("_trainer", {}))
+        names = parameter_names(self.checkpointer.model, self.optimizer)
+        step["optimizer"] = regroup(
+            step.get("optimizer", {}),
+            state_dict.get("parameters"),
+            names,
+            self.optimizer.state_dict(),
+        )
+        check_optimizer_state(step["optimizer"], self.optimizer, all_changes(before, now))
+        super().load_state_dict({**state_dict, "_trainer": step})
+        if state_dict["iteration"] < self.cfg.SOLVER.MAX_ITER:
+            follow_schedule(self.optimizer, self.scheduler)
+        self._load_average(state_dict.get("average"))
         self._resumed = dict(state_dict)
+
+    def _settings(self) -> dict[str, Any]:
+        return run_settings(self.cfg, self.checkpointer.class_names)
+
+    def _load_average(self, saved: Mapping[str, Any] | None) -> None:
+        """The model has the averaged weights of the checkpoint, if there are any."""
+        model = self.checkpointer.model
+        if self.average is None:
+            if saved is not None:
+                logger.warning("SOLVER.EMA.ENABLED is now False: the average ends here")
+                restore_weights(model, saved)
+        elif saved is None:
+            logger.warning("SOLVER.EMA.ENABLED is now True: the average begins here")
+            self.average.restart()
+        else:
+            self.average.load_state_dict(saved, model)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
@@ -299,7 +396,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model: nn.Module = build_model(cfg)
-        logger.info("Model:\n%s", model)
+        logger.info("Model:\n%s", model, extra=FILE_ONLY)
         if cfg.MODEL.CHANNELS_LAST:
             # Convolutions take the format from their weights, and other layers from their input.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -371,66 +468,6 @@ def _starting_settings(cfg: CfgNode) -> CfgNode:
     except CheckpointError as error:
         logger.warning("The settings of MODEL.WEIGHTS are not known: %s", error)
         return cfg
-
-
-class _LossesReadAtOnce(SimpleTrainer):
-    """Reads all losses of an iteration from the device in one copy, instead of one for each."""
-
-    def _write_metrics(
-        self,
-        loss_dict: Mapping[str, torch.Tensor],
-        data_time: float,
-        prefix: str = "",
-        iter: int | None = None,
-    ) -> None:
-        # The device is waited for only in iterations whose metrics are gathered.
-        if ((self.iter if iter is None else iter) + 1) % self.gather_metric_period:
-            return
-        losses = torch.stack([loss.detach().float() for loss in loss_dict.values()]).cpu()
-        loss_dict = dict(zip(loss_dict, losses, strict=True))
-        super()._write_metrics(loss_dict, data_time, prefix, iter)
-
-
-class _AMPTrainer(_LossesReadAtOnce, AMPTrainer):
-    pass
-
-
-def step_trainer(
-    cfg: CfgNode,
-    model: nn.Module,
-    data_loader: Iterable[list[dict]],
-    optimizer: torch.optim.Optimizer,
-) -> SimpleTrainer:
-    """The object that runs one iteration, in the precision of ``SOLVER.AMP``."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return _LossesReadAtOnce(model, data_loader, optimizer)
-    if cfg.SOLVER.AMP.DTYPE == "float16":
-        if cfg.MODEL.DEVICE == "cpu":
-            raise ValueError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
-        return _AMPTrainer(model, data_loader, optimizer)
-    if cfg.SOLVER.AMP.DTYPE != "bfloat16":
-        raise ValueError(
-            f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {cfg.SOLVER.AMP.DTYPE!r}"
-        )
-    _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
-    return _LossesReadAtOnce(model, data_loader, optimizer)
-
-
-def _autocast_in_training(model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
-    """Run the forward pass of ``model`` under autocast while it trains; bf16 needs no scaler."""
-    running: list[torch.autocast] = []
-
-    def enter(module: nn.Module, _: Any) -> None:
-        if module.training:
-            running.append(torch.autocast(device_type, dtype=dtype))
-            running[-1].__enter__()
-
-    def leave(*_: Any) -> None:
-        if running:
-            running.pop().__exit__(None, None, None)
-
-    model.register_forward_pre_hook(enter)
-    model.register_forward_hook(leave, always_call=True)
 
 
 def _warn_of_recipe(cfg: CfgNode) -> None:

@@ -8,7 +8,7 @@ the biases of convolutions and linear layers, but not of normalization layers.
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from detectron2.solver.build import (
 )
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+
+from .layer_decay import layer_factors
 
 __all__ = ["build_optimizer", "clip_full_model_gradient", "get_optimizer_params"]
 
@@ -36,10 +38,11 @@ def get_optimizer_params(
     weight_decay_bias: float | None = None,
     conv_bias_lr_factor: float = 1.0,
     conv_bias_weight_decay: float | None = None,
+    layer_factor: Callable[[str], float] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups, one for each pair of learning rate and weight decay.
 
-    Detectron2's ``get_default_optimizer_params`` with two more arguments, the last two. Follows
+    Detectron2's ``get_default_optimizer_params`` with more arguments, the last three. Follows
     MMDetection's ``paramwise_cfg=dict(bias_lr_mult=..., bias_decay_mult=...)`` of the 2.x releases.
 
     Args:
@@ -50,6 +53,7 @@ def get_optimizer_params(
         bias_lr_factor, weight_decay_bias: of every parameter called bias, in any layer.
         conv_bias_lr_factor: of biases of convolutions and linear layers; 1 turns it off.
         conv_bias_weight_decay: of the same biases.
+        layer_factor: from the name of a parameter to a factor on its learning rate.
 
     Returns:
         What ``torch.optim`` optimizers take.
@@ -61,23 +65,25 @@ def get_optimizer_params(
         weight_decay_norm=weight_decay_norm,
         bias_lr_factor=bias_lr_factor,
         weight_decay_bias=weight_decay_bias,
+        lr_factor_func=layer_factor,
     )
     override: dict[str, float] = {}
-    if conv_bias_lr_factor != 1.0:
-        override["lr"] = base_lr * conv_bias_lr_factor
     if conv_bias_weight_decay is not None:
         override["weight_decay"] = conv_bias_weight_decay
-    biases = [
-        module.bias
-        for module in model.modules()
-        if isinstance(module, (_ConvNd, nn.Linear))
-        and module.bias is not None
-        and module.bias.requires_grad
-    ]
+    biases = []
+    for name, module in model.named_modules():
+        if not isinstance(module, (_ConvNd, nn.Linear)) or module.bias is None:
+            continue
+        if not module.bias.requires_grad:
+            continue
+        if conv_bias_lr_factor != 1.0:
+            factor = 1.0 if layer_factor is None else layer_factor(f"{name}.bias")
+            override = {**override, "lr": base_lr * conv_bias_lr_factor * factor}
+        biases.append({"params": [module.bias], **override})
     if not override or not biases:
         return groups
     # If a parameter is listed twice, the later values apply.
-    return reduce_param_groups([*groups, {"params": biases, **override}])
+    return reduce_param_groups([*groups, *biases])
 
 
 def clip_full_model_gradient(
@@ -118,7 +124,7 @@ def clip_full_model_gradient(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD from ``cfg.SOLVER``, by Detectron2's keys and this package's.
+    """SGD or AdamW from ``cfg.SOLVER``, by Detectron2's keys and this package's.
 
     Args:
         cfg: with ``hrnet_d2.add_hrnet_config`` applied.
@@ -151,13 +157,17 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         conv_bias_lr_factor=solver.CONV_BIAS_LR_FACTOR,
         conv_bias_weight_decay=decay if decay >= 0 else None,
+        layer_factor=layer_factors(model, solver.LAYER_DECAY) if solver.LAYER_DECAY < 1 else None,
     )
-    optimizer = torch.optim.SGD(
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
+    own: dict[str, Any] = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    if solver.OPTIMIZER == "AdamW":
+        kind, own = torch.optim.AdamW, {"betas": tuple(solver.BETAS)}
+    optimizer = kind(
         groups,
         lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
         weight_decay=solver.WEIGHT_DECAY,
+        **own,
         # As Detectron2 does: a few kernels for all parameters.
         foreach=not solver.FUSED,
         fused=solver.FUSED,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 
 import pytest
@@ -45,7 +46,8 @@ def stopped(tmp_path_factory):
 
 
 def test_a_signal_saves_a_checkpoint(stopped, caplog):
-    assert {p.name for p in stopped.glob("*.pth")} == {"model_0000001.pth"}
+    assert {p.name for p in stopped.glob("*.pth")} == {"model_0000001.pth", "model_last.pth"}
+    assert (stopped / "model_last.pth").samefile(stopped / "model_0000001.pth")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed = make(stopped)
     resumed.resume_or_load(resume=True)
@@ -59,24 +61,65 @@ def test_ctrl_c_saves_and_interrupts(tmp_path):
     assert (tmp_path / "model_0000000.pth").exists()
 
 
-def test_changed_settings_are_named_on_resume(stopped, caplog):
-    options = ["SOLVER.BASE_LR", "0.5", "SOLVER.MOMENTUM", "0.5", "SOLVER.GAMMA", "0.2"]
-    trainer = make(stopped, *options)
+def test_changed_settings_take_effect_and_are_named_on_resume(stopped, tmp_path, caplog):
+    options = ["SOLVER.BASE_LR", "0.5", "SOLVER.MOMENTUM", "0.5", "SOLVER.WEIGHT_DECAY", "0.1"]
+    trainer = make(shutil.copytree(stopped, tmp_path / "run"), *options)
     with caplog.at_level(logging.WARNING, "hrnet_d2"):
         trainer.resume_or_load(resume=True)
-    kept, new = [r.getMessage() for r in caplog.records if "esum" in r.getMessage()][:2]
-    assert "values of the checkpoint" in kept and "SOLVER.BASE_LR (0.01 before, 0.5 now)" in kept
-    assert "SOLVER.MOMENTUM" in kept and "SOLVER.GAMMA (0.1 before, 0.2 now)" in new
+    (said,) = [r.getMessage() for r in caplog.records if "Resuming" in r.getMessage()]
+    assert "SOLVER.BASE_LR (0.01 before, 0.5 now)" in said and "SOLVER.MOMENTUM" in said
+    decays = {group["weight_decay"] for group in trainer.optimizer.param_groups}
+    assert all(group["momentum"] == 0.5 for group in trainer.optimizer.param_groups)
+    assert 0.1 in decays
+    trainer.train()
+    assert trainer.storage.history("lr").latest() == 0.5
+
+
+def test_unchanged_settings_resume_to_the_bit(stopped):
+    trainer = make(stopped)
+    trainer.resume_or_load(resume=True)
+    saved = torch.load(stopped / "model_0000001.pth", weights_only=False)["trainer"]["_trainer"]
+    for group, before in zip(
+        trainer.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True
+    ):
+        del group["params"], before["params"]
+        assert group == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["MODEL.HRNETV2P.FREEZE_AT", "2"],
+        ["SOLVER.WEIGHT_DECAY_NORM", "0.5", "SOLVER.LAYER_DECAY", "0.5"],
+    ],
+)
+def test_parameters_keep_their_momentum_in_other_groups(stopped, options):
+    saved = torch.load(stopped / "model_0000001.pth", weights_only=False)["trainer"]
+    momentum = dict(enumerate(saved["parameters"]))
+    momentum = {
+        momentum[i]: state["momentum_buffer"]
+        for i, state in saved["_trainer"]["optimizer"]["state"].items()
+    }
+    trainer = make(stopped, *options)
+    trainer.resume_or_load(resume=True)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            state = trainer.optimizer.state[parameter]
+            assert torch.equal(state["momentum_buffer"], momentum[name]), name
+    frozen = "FREEZE_AT" in options[0]
+    assert (len(trainer.optimizer.state) < len(momentum)) == frozen
+    assert (len(trainer.optimizer.param_groups) > 5) != frozen
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["MODEL.HRNETV2P.FREEZE_AT", "2"], r"FREEZE_AT \(0 before, 2 now\)"),
-        (["SOLVER.WEIGHT_DECAY_NORM", "0.5"], r"WEIGHT_DECAY_NORM \(0.0001 before, 0.5 now\)"),
+        (["SOLVER.OPTIMIZER", "AdamW"], r"SOLVER.OPTIMIZER \('SGD' before, 'AdamW' now\)"),
+        (["DATASETS.CLASS_NAMES", "['a','b','c','d']"], "DATASETS.CLASS_NAMES .*'circle'"),
+        (["MODEL.HRNETV2P.WIDTH", "8"], "WIDTH 4"),
     ],
 )
-def test_other_parameter_groups_are_an_error_on_resume(stopped, options, message):
+def test_what_cannot_change_is_an_error_on_resume(stopped, options, message):
     with pytest.raises(CheckpointError, match=message):
         make(stopped, *options).resume_or_load(resume=True)
 
@@ -113,6 +156,8 @@ def test_a_bad_training_state_is_an_error(stopped, tmp_path, change, message):
 
 
 def groups_of(state):
+    """Of a file without the names of parameters, whose groups are loaded as they are."""
+    state.pop("parameters", None)
     return state["_trainer"]["optimizer"]["param_groups"]
 
 

@@ -33,7 +33,7 @@ def test_a_run_over_an_earlier_one_is_refused_before_anything_is_written(tmp_pat
         ("eval", [], "DATASETS.TEST names no dataset"),
         ("train", ["DATASETS.TEST", "('shapes_vall',)"], "did you mean 'shapes_val'"),
         ("train", ["DATASETS.TRAIN", "('coco_2017_train',)"], "DETECTRON2_DATASETS"),
-        ("train", ["SOLVER.CHECKPOINT_PERIOD", "0"], "CHECKPOINT_PERIOD is 0"),
+        ("train", ["SOLVER.CHECKPOINT_PERIOD", "-1"], "CHECKPOINT_PERIOD is -1"),
         ("train", ["MODEL.HRNETV2P.NORM", "XX"], "'FrozenBN'"),
     ],
 )
@@ -66,8 +66,8 @@ def custom_data(tmp_path):
     return [str(path), str(tmp_path)]
 
 
-@pytest.mark.parametrize("period, saved", [("7330", 50), ("100", 100)])
-def test_a_short_run_on_custom_data_saves_on_its_way(tmp_path, custom_data, period, saved):
+@pytest.mark.parametrize("period, saved", [("7330", 0), ("100", 100)])
+def test_the_checkpoint_period_of_a_recipe_is_replaced(tmp_path, custom_data, period, saved):
     words = arguments(tmp_path / "out", "--train-data", *custom_data)
     words += ["SOLVER.MAX_ITER", "500", "SOLVER.CHECKPOINT_PERIOD", period]
     cfg = setup(argument_parser().parse_args(words))
