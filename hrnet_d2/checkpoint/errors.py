@@ -3,6 +3,8 @@
 import pickle
 import re
 
+from hrnet_d2.text import printable
+
 __all__ = ["CheckpointError", "UnsafeCheckpointError"]
 
 
@@ -19,15 +21,14 @@ class CheckpointError(RuntimeError):
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_printable(message))
+        super().__init__(_bounded(printable(message, keep="\n")))
 
 
 class UnsafeCheckpointError(CheckpointError, pickle.UnpicklingError):
     """A pickle that refers to something other than tensors and plain data; none of it was run."""
 
 
-def _printable(text: str) -> str:
-    text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+def _bounded(text: str) -> str:
     text = _LONG.sub(lambda word: f"{word[0][:80]}... ({len(word[0])} characters)", text)
     if len(text) > _LONGEST_MESSAGE:
         text = f"{text[: _LONGEST_MESSAGE - 500]} ... {text[-400:]}"

@@ -104,10 +104,6 @@ def unwrap(raw: RawCheckpoint, path: str) -> Contents:
 def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, value in named.items():
-        if printable(str(name)) != str(name):
-            raise CheckpointError(
-                f"{path} has a tensor with control characters in its name: {printable(str(name))}"
-            )
         if isinstance(value, torch.Tensor):
             tensors[str(name)] = value.detach()
         elif not getattr(value, "of_numbers", True):
@@ -117,7 +113,9 @@ def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
                 )
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             native = value.astype(value.dtype.newbyteorder("="), copy=False)
-            tensors[str(name)] = torch.from_numpy(np.array(native, copy=True, order="C"))
+            # The array has the bytes of the pickle to itself, so a copy is rarely needed.
+            writable = np.require(native.view(np.ndarray), requirements=["C", "A", "W"])
+            tensors[str(name)] = torch.from_numpy(writable)
         elif isinstance(value, NotDense):
             raise CheckpointError(
                 f"{path}: {name} is a {value.kind} tensor; nothing was loaded. Save the plain "
@@ -127,6 +125,11 @@ def _tensors(named: Mapping, path: str, bare: bool) -> dict[str, torch.Tensor]:
             tensors[str(name)] = torch.tensor(value)
         elif not bare:
             raise CheckpointError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+    for name in tensors:
+        if printable(name) != name:
+            raise CheckpointError(
+                f"{path} has a tensor with control characters in its name: {name}"
+            )
     return tensors
 
 

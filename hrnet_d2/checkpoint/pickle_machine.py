@@ -96,7 +96,7 @@ class PickleMachine:
         (result,) = self.stack
         if self.marks:
             raise pickle.UnpicklingError("a mark is left on the stack")
-        self.memo = {}
+        self.stack, self.memo = [], {}  # the machine must not keep the result alive
         check_nesting(result)
         return result
 
