@@ -94,17 +94,32 @@ def painted(image, category):
     return (np.abs(pixels - COLORS[category]) < 60).all(axis=2)
 
 
-def check_masks(record):
-    """Each class' masks are its pixels, and each box is that of its mask. Returns the number."""
+def differing(mask, other):
+    """The pixels that are in ``mask`` alone, but for its border, which interpolation mixes."""
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((7, 7)), borderValue=0) > 0
+    return (inner & ~other).sum()
+
+
+def check_masks(record, unlabeled=0):
+    """Each class' masks are its pixels, and each box is that of its mask.
+
+    Args:
+        record: an output of the mapper.
+        unlabeled: pixels that objects may have which were dropped since little of them is visible.
+
+    Returns:
+        The number of objects.
+    """
     instances = record["instances"]
     masks = instances.gt_masks.tensor.numpy()
     assert masks.shape[1:] == tuple(record["image"].shape[1:]) == instances.image_size
     classes = instances.gt_classes.tolist()
-    for category in set(classes):
-        mask = np.any([m for m, c in zip(masks, classes, strict=True) if c == category], axis=0)
+    for category in range(len(COLORS)):
+        own = [m for m, c in zip(masks, classes, strict=True) if c == category]
         pixels = painted(record["image"], category)
-        border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5)))
-        assert ((mask == pixels) | (border > 0)).all(), category
+        assert all(differing(mask, pixels) == 0 for mask in own), category
+        union = np.any([np.zeros_like(pixels), *own], axis=0)
+        assert differing(pixels, union) <= unlabeled, category
     for mask, box in zip(masks, instances.gt_boxes.tensor.numpy(), strict=True):
         if mask.any():
             x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
@@ -138,22 +153,29 @@ AUGMENTATIONS = {
 }
 
 
+# Pixels of a fifth of the largest object.
+DROPPED = {"mosaic": 400, "paste": 1200, "all": 1200}
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_masks_and_boxes_follow_the_pixels(records, name):
-    assert sum(map(check_masks, samples(config(*AUGMENTATIONS[name]), records))) >= 12
+    found = samples(config(*AUGMENTATIONS[name]), records)
+    assert sum(check_masks(record, DROPPED.get(name, 0)) for record in found) >= 12
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_semantic_maps_follow_the_pixels(records, name):
     cfg = config(*AUGMENTATIONS[name], name="htc/htc_hrnetv2p_w18_20e_coco")
     for record in samples(cfg, records):
-        check_masks(record)
+        check_masks(record, DROPPED.get(name, 0))
         labels = record["sem_seg"].numpy()
         assert labels.shape == tuple(record["image"].shape[1:])
         for category in range(len(COLORS)):
-            mask = labels == category
-            border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5)))
-            assert ((mask == painted(record["image"], category)) | (border > 0)).all()
+            pixels = painted(record["image"], category)
+            # The edge of an object that is pasted over one of its class is mixed.
+            seam = 60 if name in ("paste", "all") else 0
+            assert differing(labels == category, pixels) <= seam
+            assert differing(pixels, labels == category) <= seam
         outside = (record["image"].numpy() == 128).all(0) | (record["image"].numpy() == 114).all(0)
         assert (labels[cv2.erode(outside.astype(np.uint8), np.ones((5, 5))) > 0] == 255).all()
 
@@ -258,13 +280,13 @@ def test_polygon_masks_are_cropped_without_shapely(records):
 
 
 def test_colors_change_and_gray_stays_gray():
-    cfg = config("INPUT.COLOR_JITTER.SATURATION=1.0", "INPUT.RANDOM_FLIP=none")
+    cfg = config("INPUT.COLOR_JITTER.SATURATION=0.4", "INPUT.RANDOM_FLIP=none")
     (saturation,) = build_augmentation(cfg, True)[1:]
     image = np.zeros((4, 4, 3), np.uint8)
-    image[..., :] = (200, 20, 60)  # BGR
+    image[..., :] = (160, 90, 120)  # BGR
     seed_all_rng(1)
     changed = saturation.get_transform(image).apply_image(image)[0, 0].astype(float)
-    gray = 0.114 * 200 + 0.587 * 20 + 0.299 * 60
+    gray = 0.114 * 160 + 0.587 * 90 + 0.299 * 120
     ratio = (changed - gray) / (image[0, 0] - gray)
     assert np.ptp(ratio) < 0.1 and abs(ratio[0] - 1) > 0.05
     keys = [f"INPUT.COLOR_JITTER.{k}=0.3" for k in ("BRIGHTNESS", "CONTRAST")]
