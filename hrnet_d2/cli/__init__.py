@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "draw a model's detections on images",
     "check": "check the annotations and images of custom data",
     "convert": "convert a checkpoint to this package's names, and account for every tensor",
+    "export": "export a model for ONNX Runtime, OpenVINO or PyTorch without this package",
     "benchmark": "measure speed, memory and loss curves",
     "env": "print versions, hardware and threads, and check the installation",
 }

@@ -1,0 +1,235 @@
+"""From weights to a folder that a runtime without this package can run."""
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from hrnet_d2.data.datasets.shapes import draw
+from hrnet_d2.engine import Predictor
+from hrnet_d2.file_io import atomic_write
+
+from . import runtime
+from .building import build_graph, export_program, output_names
+from .checking import TOLERANCES, Comparison, check_images, compare
+from .errors import ExportError
+from .folder import new_folder, refuse_existing
+from .graph import DetectorGraph
+from .readme import readme
+from .torch_formats import write_program, write_torchscript
+
+__all__ = ["DTYPES", "FORMATS", "Export", "export"]
+
+# Name -> the file of the graph, and the libraries that making it needs.
+FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "onnx": ("detector.onnx", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("detector.xml", ("openvino", "onnx", "onnxscript")),
+    "torchscript": ("detector.pt", ()),
+    "pt2": ("detector.pt2", ()),
+}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: with the graph, ``settings.json``, ``detector.py`` and a README.
+        comparisons: with the model, one for each image.
+    """
+
+    folder: Path
+    comparisons: list[Comparison]
+
+
+def export(
+    cfg: CfgNode | str,
+    output: str | Path,
+    *,
+    format: str = "onnx",
+    dtype: str = "float32",
+    overwrite: bool = False,
+    images: Sequence[np.ndarray] | None = None,
+    report: Callable[[str], None] = print,
+) -> Export:
+    """Export a detector, and check the export against the model.
+
+    Args:
+        cfg: as for :class:`~hrnet_d2.Predictor`: a full config with ``MODEL.WEIGHTS``, a
+            checkpoint, or a name of the model zoo.
+        output: the folder to write.
+        format: a key of ``FORMATS``.
+        dtype: a key of ``DTYPES``. ONNX and PyTorch's formats compute the layers in it. OpenVINO
+            stores its weights as float16, or computes in bfloat16 where the processor has it.
+        overwrite: replace an exported detector in ``output``.
+        images: (H, W, 3) uint8 BGR to compare on; by default a drawn one, at two sizes.
+        report: called with lines that say what is being done.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: if the model has no form in the format, a library is missing, ``output`` holds
+            something else, or the export and the model disagree; nothing is written then.
+    """
+    _check_arguments(format, dtype)
+    target = Path(output)
+    refuse_existing(target, overwrite)
+    predictor = _cpu_predictor(cfg)
+    layers = torch.float32 if format == "openvino" else DTYPES[dtype]
+    graph = build_graph(predictor.model, layers)
+    if images is None:
+        images = check_images(draw(0, 0)[0])
+    with new_folder(target, overwrite) as folder:
+        report(f"Recording the graph for {format}, which takes a minute or two")
+        _write_graph(graph, folder, format, dtype)
+        settings = _settings(predictor, graph, format, dtype)
+        _write_text(folder / runtime.SETTINGS, json.dumps(settings, indent=2) + "\n")
+        _write_text(folder / "README.md", readme(settings))
+        shutil.copyfile(runtime.__file__, folder / "detector.py")
+        report("Comparing it with the model")
+        detector = runtime.load(folder)
+        comparisons = compare(detector, predictor, predictor.model, images, TOLERANCES[dtype])
+        del detector
+        _write_text(
+            folder / "check.json",
+            json.dumps([comparison.as_dict() for comparison in comparisons], indent=2) + "\n",
+        )
+        for line in table(comparisons):
+            report(line)
+        if not all(comparison.ok for comparison in comparisons):
+            raise ExportError(
+                f"The {format} export in {dtype} and the model disagree by more than "
+                f"{TOLERANCES[dtype]}: nothing was written"
+            )
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    report(f"{target}: {size / 2**20:.0f} MiB")
+    return Export(target, comparisons)
+
+
+def table(comparisons: Sequence[Comparison]) -> list[str]:
+    """Lines for a terminal."""
+    lines = ["image (h x w)   model  export  same  box (px)   score     mask IoU"]
+    for c in comparisons:
+        mask = "-" if c.mask is None else f"{c.mask:.4f}"
+        lines.append(
+            f"{c.height:5} x {c.width:<5}  {c.expected:6} {c.made:7} {c.same:5}  {c.box:<9.2g}  "
+            f"{c.score:<8.2g}  {mask}"
+        )
+    return lines
+
+
+def _check_arguments(format: str, dtype: str) -> None:
+    if format not in FORMATS:
+        raise ExportError(f"There is no format {format!r}, only {', '.join(FORMATS)}")
+    if dtype not in DTYPES:
+        raise ExportError(f"There is no dtype {dtype!r}, only {', '.join(DTYPES)}")
+    if format == "onnx" and dtype == "bfloat16":
+        raise ExportError(
+            "ONNX Runtime has no bfloat16 convolutions on a CPU: export float32, or use openvino"
+        )
+    missing = [name for name in FORMATS[format][1] if not _version(name)]
+    if missing:
+        raise ExportError(
+            f"{format} needs {', '.join(missing)}, not installed here: pip install "
+            f"'hrnet_d2[{format}]'"
+        )
+
+
+def _cpu_predictor(cfg: CfgNode | str) -> Predictor:
+    """The plain model: what optimization rewrites for PyTorch, other runtimes do on their own."""
+    from hrnet_d2 import model_zoo
+
+    if not isinstance(cfg, CfgNode):
+        cfg = model_zoo.config_of(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return Predictor(cfg, optimize=False)
+
+
+def _write_graph(graph: DetectorGraph, folder: Path, format: str, dtype: str) -> None:
+    path = folder / FORMATS[format][0]
+    if format == "torchscript":
+        write_torchscript(graph, path)
+        return
+    program = export_program(graph)
+    if format == "pt2":
+        write_program(program, path)
+    elif format == "onnx":
+        from .onnx_format import write_onnx
+
+        write_onnx(program, output_names(graph), path)
+    else:
+        from . import openvino_format
+
+        model = openvino_format.convert(program, output_names(graph), folder)
+        openvino_format.save(model, path, half_weights=dtype == "float16")
+
+
+def _settings(
+    predictor: Predictor, graph: DetectorGraph, format: str, dtype: str
+) -> dict[str, Any]:
+    cfg = predictor.cfg
+    model: Any = predictor.model
+    fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
+    settings: dict[str, Any] = {
+        "format_version": runtime.FORMAT_VERSION,
+        "format": format,
+        "graph": FORMATS[format][0],
+        "dtype": dtype,
+        "outputs": output_names(graph),
+        "model": cfg.MODEL.META_ARCHITECTURE if fcos else cfg.MODEL.ROI_HEADS.NAME,
+        "weights": Path(cfg.MODEL.WEIGHTS).name,
+        "arithmetic": cfg.MODEL.ARITHMETIC,
+        "classes": list(predictor.metadata.get("thing_classes", [])),
+        "score_thresh": (
+            cfg.MODEL.FCOS.SCORE_THRESH_TEST if fcos else cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        ),
+        "nms_thresh": (
+            cfg.MODEL.FCOS.NMS_THRESH_TEST if fcos else cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
+        ),
+        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "input": {
+            "format": cfg.INPUT.FORMAT,
+            "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+            "pixel_std": list(cfg.MODEL.PIXEL_STD),
+            "resize": cfg.INPUT.BACKEND,
+            "short_edge": cfg.INPUT.MIN_SIZE_TEST,
+            "long_edge": cfg.INPUT.MAX_SIZE_TEST,
+            "size_divisibility": model.backbone.size_divisibility,
+        },
+        "versions": {
+            name: version
+            for name in ("hrnet_d2", "torch", "torchvision", *FORMATS[format][1])
+            if (version := _version(name))
+        },
+    }
+    if format == "openvino":
+        # On a CPU float16 weights are computed with in float32.
+        settings["run_dtype"] = "bfloat16" if dtype == "bfloat16" else "float32"
+    if format in ("onnx", "openvino"):
+        from .onnx_format import OPSET
+
+        settings["opset"] = OPSET
+    return settings
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as part:
+        Path(part).write_text(text, encoding="utf-8")
