@@ -1,6 +1,6 @@
 """Exports for runtimes other than PyTorch, and what runs them."""
 
-from .errors import ExportError
+from .errors import ExportError, ExportMismatchError
 from .exporting import DTYPES, FORMATS, Export, export
 from .predictor import ExportedPredictor, load
 
@@ -9,6 +9,7 @@ __all__ = [
     "FORMATS",
     "Export",
     "ExportError",
+    "ExportMismatchError",
     "ExportedPredictor",
     "export",
     "load",

@@ -80,7 +80,7 @@ def check_images(image: np.ndarray) -> list[np.ndarray]:
 
 def compare(
     detector: Detector,
-    predict: Callable[[np.ndarray], dict[str, Instances]],
+    predict: Callable[[np.ndarray], Any],
     model: nn.Module,
     images: Sequence[np.ndarray],
     tolerance: Tolerance,
@@ -155,7 +155,8 @@ def match(expected: Instances, made: Any, tolerance: Tolerance) -> Comparison:
     rows, columns = ([pair[k] for pair in pairs] for k in (0, 1))
     most = max(len(expected), len(made))
     return Comparison(
-        *expected.image_size,
+        height=expected.image_size[0],
+        width=expected.image_size[1],
         expected=len(expected),
         made=len(made),
         same=len(pairs),

@@ -1,5 +1,6 @@
 """From weights to a folder that a runtime without this package can run."""
 
+import functools
 import importlib.metadata
 import json
 import shutil
@@ -11,21 +12,33 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from torch.export import ExportedProgram
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.data.datasets.shapes import draw
 from hrnet_d2.engine import Predictor
 from hrnet_d2.file_io import atomic_write
 
-from . import runtime
+from . import onnx_format, openvino_format, runtime
 from .building import build_graph, export_program, output_names
 from .checking import TOLERANCES, Comparison, check_images, compare
-from .errors import ExportError
+from .errors import ExportError, ExportMismatchError
 from .folder import new_folder, refuse_existing
-from .graph import DetectorGraph
 from .readme import readme
 from .torch_formats import write_program, write_torchscript
 
-__all__ = ["DTYPES", "FORMATS", "Export", "export"]
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "Export",
+    "Source",
+    "check_arguments",
+    "cpu_predictor",
+    "export",
+    "layers_dtype",
+    "settings_of",
+    "write_export",
+]
 
 # Name -> the file of the graph, and the libraries that making it needs.
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -80,35 +93,76 @@ def export(
         ExportError: if the model has no form in the format, a library is missing, ``output`` holds
             something else, or the export and the model disagree; nothing is written then.
     """
-    _check_arguments(format, dtype)
-    target = Path(output)
-    refuse_existing(target, overwrite)
-    predictor = _cpu_predictor(cfg)
-    layers = torch.float32 if format == "openvino" else DTYPES[dtype]
-    graph = build_graph(predictor.model, layers)
+    check_arguments(format, dtype)
+    refuse_existing(Path(output), overwrite)
+    predictor = cpu_predictor(cfg)
+    report(f"Recording the graph for {format}, which takes a minute or two")
+    source = Source(predictor, layers_dtype(format, dtype))
     if images is None:
         images = check_images(draw(0, 0)[0])
+    return write_export(source, Path(output), format, dtype, images, overwrite, report)
+
+
+class Source:
+    """A model and its graph, recorded once for all formats that are made of it."""
+
+    def __init__(self, predictor: Predictor, layers: torch.dtype):
+        """
+        Args:
+            predictor: with a plain model on the CPU.
+            layers: dtype of the graph's layers.
+        """
+        self.predictor = predictor
+        self.graph = build_graph(predictor.model, layers)
+        self.outputs = output_names(self.graph)
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """Of ``torch.export``."""
+        return export_program(self.graph)
+
+    @functools.cached_property
+    def onnx(self) -> "torch.onnx.ONNXProgram":
+        """The program as ONNX."""
+        return onnx_format.convert(self.program, self.outputs)
+
+
+def layers_dtype(format: str, dtype: str) -> torch.dtype:
+    """Of the graph's layers: OpenVINO converts a float32 graph to its own types."""
+    return torch.float32 if format == "openvino" else DTYPES[dtype]
+
+
+def write_export(
+    source: Source,
+    target: Path,
+    format: str,
+    dtype: str,
+    images: Sequence[np.ndarray],
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+) -> Export:
+    """Write a recorded graph in one format; arguments and errors as for :func:`export`."""
+    predictor = source.predictor
     with new_folder(target, overwrite) as folder:
-        report(f"Recording the graph for {format}, which takes a minute or two")
-        _write_graph(graph, folder, format, dtype)
-        settings = _settings(predictor, graph, format, dtype)
+        _write_graph(source, folder, format, dtype)
+        settings = settings_of(source, format, dtype)
         _write_text(folder / runtime.SETTINGS, json.dumps(settings, indent=2) + "\n")
         _write_text(folder / "README.md", readme(settings))
         shutil.copyfile(runtime.__file__, folder / "detector.py")
         report("Comparing it with the model")
+        tolerance = TOLERANCES[dtype]
         detector = runtime.load(folder)
-        comparisons = compare(detector, predictor, predictor.model, images, TOLERANCES[dtype])
+        comparisons = compare(detector, predictor, predictor.model, images, tolerance)
         del detector
-        _write_text(
-            folder / "check.json",
-            json.dumps([comparison.as_dict() for comparison in comparisons], indent=2) + "\n",
-        )
+        rows = [comparison.as_dict() for comparison in comparisons]
+        _write_text(folder / "check.json", json.dumps(rows, indent=2) + "\n")
         for line in table(comparisons):
             report(line)
         if not all(comparison.ok for comparison in comparisons):
-            raise ExportError(
-                f"The {format} export in {dtype} and the model disagree by more than "
-                f"{TOLERANCES[dtype]}: nothing was written"
+            raise ExportMismatchError(
+                f"The {format} export in {dtype} and the model disagree by more than {tolerance}: "
+                "nothing was written",
+                comparisons,
             )
         size = sum(file.stat().st_size for file in folder.iterdir())
     report(f"{target}: {size / 2**20:.0f} MiB")
@@ -127,7 +181,11 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
     return lines
 
 
-def _check_arguments(format: str, dtype: str) -> None:
+def check_arguments(format: str, dtype: str) -> None:
+    """
+    Raises:
+        ExportError: if the format cannot be made in the dtype, or not with what is installed.
+    """
     if format not in FORMATS:
         raise ExportError(f"There is no format {format!r}, only {', '.join(FORMATS)}")
     if dtype not in DTYPES:
@@ -144,10 +202,8 @@ def _check_arguments(format: str, dtype: str) -> None:
         )
 
 
-def _cpu_predictor(cfg: CfgNode | str) -> Predictor:
+def cpu_predictor(cfg: CfgNode | str) -> Predictor:
     """The plain model: what optimization rewrites for PyTorch, other runtimes do on their own."""
-    from hrnet_d2 import model_zoo
-
     if not isinstance(cfg, CfgNode):
         cfg = model_zoo.config_of(cfg)
     cfg = cfg.clone()
@@ -156,47 +212,36 @@ def _cpu_predictor(cfg: CfgNode | str) -> Predictor:
     return Predictor(cfg, optimize=False)
 
 
-def _write_graph(graph: DetectorGraph, folder: Path, format: str, dtype: str) -> None:
+def _write_graph(source: Source, folder: Path, format: str, dtype: str) -> None:
     path = folder / FORMATS[format][0]
     if format == "torchscript":
-        write_torchscript(graph, path)
-        return
-    program = export_program(graph)
-    if format == "pt2":
-        write_program(program, path)
+        write_torchscript(source.graph, path)
+    elif format == "pt2":
+        write_program(source.program, path)
     elif format == "onnx":
-        from .onnx_format import write_onnx
-
-        write_onnx(program, output_names(graph), path)
+        source.onnx.save(path)
     else:
-        from . import openvino_format
-
-        model = openvino_format.convert(program, output_names(graph), folder)
-        openvino_format.save(model, path, half_weights=dtype == "float16")
+        openvino_format.write(source.onnx, path, half_weights=dtype == "float16")
 
 
-def _settings(
-    predictor: Predictor, graph: DetectorGraph, format: str, dtype: str
-) -> dict[str, Any]:
-    cfg = predictor.cfg
-    model: Any = predictor.model
+def settings_of(source: Source, format: str, dtype: str) -> dict[str, Any]:
+    """What ``settings.json`` says: all that a runtime must know, and where the graph comes from."""
+    cfg, metadata = source.predictor.cfg, source.predictor.metadata
     fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
+    thresholds = cfg.MODEL.FCOS if fcos else cfg.MODEL.ROI_HEADS
+    backbone: Any = source.graph.model.backbone
     settings: dict[str, Any] = {
         "format_version": runtime.FORMAT_VERSION,
         "format": format,
         "graph": FORMATS[format][0],
         "dtype": dtype,
-        "outputs": output_names(graph),
+        "outputs": source.outputs,
         "model": cfg.MODEL.META_ARCHITECTURE if fcos else cfg.MODEL.ROI_HEADS.NAME,
         "weights": Path(cfg.MODEL.WEIGHTS).name,
         "arithmetic": cfg.MODEL.ARITHMETIC,
-        "classes": list(predictor.metadata.get("thing_classes", [])),
-        "score_thresh": (
-            cfg.MODEL.FCOS.SCORE_THRESH_TEST if fcos else cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-        ),
-        "nms_thresh": (
-            cfg.MODEL.FCOS.NMS_THRESH_TEST if fcos else cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
-        ),
+        "classes": list(metadata.get("thing_classes", [])),
+        "score_thresh": thresholds.SCORE_THRESH_TEST,
+        "nms_thresh": thresholds.NMS_THRESH_TEST,
         "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
         "input": {
             "format": cfg.INPUT.FORMAT,
@@ -205,7 +250,7 @@ def _settings(
             "resize": cfg.INPUT.BACKEND,
             "short_edge": cfg.INPUT.MIN_SIZE_TEST,
             "long_edge": cfg.INPUT.MAX_SIZE_TEST,
-            "size_divisibility": model.backbone.size_divisibility,
+            "size_divisibility": backbone.size_divisibility,
         },
         "versions": {
             name: version
@@ -217,9 +262,7 @@ def _settings(
         # On a CPU float16 weights are computed with in float32.
         settings["run_dtype"] = "bfloat16" if dtype == "bfloat16" else "float32"
     if format in ("onnx", "openvino"):
-        from .onnx_format import OPSET
-
-        settings["opset"] = OPSET
+        settings["opset"] = onnx_format.OPSET
     return settings
 
 

@@ -1,26 +1,24 @@
 """ONNX: the whole detector in one file, non-maximum suppression included."""
 
 import warnings
-from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
 
 from .building import INPUTS
 
-__all__ = ["OPSET", "write_onnx"]
+__all__ = ["OPSET", "convert"]
 
 # RoiAlign has the half-pixel convention from 16 on; PyTorch's exporter is written for 18.
 OPSET = 18
 
 
-def write_onnx(program: ExportedProgram, outputs: list[str], path: Path) -> None:
-    """Write a detector as ONNX.
+def convert(program: ExportedProgram, outputs: list[str]) -> "torch.onnx.ONNXProgram":
+    """The program as ONNX. Weights beyond ONNX's 2 GiB are saved in a file beside the graph's.
 
     Args:
         program: of the graph.
         outputs: names of its outputs.
-        path: of the file. Weights beyond ONNX's 2 GiB go to a file beside it.
     """
     count = len(program.graph_signature.user_inputs)
     with warnings.catch_warnings():
@@ -34,4 +32,4 @@ def write_onnx(program: ExportedProgram, outputs: list[str], path: Path) -> None
             verbose=False,
         )
     assert converted is not None
-    converted.save(path)
+    return converted

@@ -1,36 +1,27 @@
 """OpenVINO's intermediate representation, converted from ONNX."""
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch.export import ExportedProgram
+if TYPE_CHECKING:
+    import torch
 
-from .onnx_format import write_onnx
-
-__all__ = ["convert", "save"]
+__all__ = ["write"]
 
 
-def convert(program: ExportedProgram, outputs: list[str], folder: Path) -> "openvino.Model":  # type: ignore[name-defined]  # noqa: F821
-    """The program as an OpenVINO model.
+def write(converted: "torch.onnx.ONNXProgram", path: Path, half_weights: bool) -> None:
+    """Write ``path``, and the weights beside it.
 
     Args:
-        program: of the graph.
-        outputs: names of its outputs.
-        folder: for a temporary file.
+        converted: the graph as ONNX.
+        path: of the graph, with the suffix .xml.
+        half_weights: store the weights as float16; a CPU computes with them in float32.
     """
     import openvino
 
-    path = folder / "openvino_source.onnx"
-    write_onnx(program, outputs, path)
-    try:
-        model = openvino.convert_model(str(path))
-    finally:
-        for file in folder.glob(f"{path.name}*"):
-            file.unlink()
-    return model
-
-
-def save(model: "openvino.Model", path: Path, half_weights: bool) -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Write ``path`` and the weights beside it, as float16 where ``half_weights``."""
-    import openvino
-
-    openvino.save_model(model, str(path), compress_to_fp16=half_weights)
+    with tempfile.TemporaryDirectory(prefix=".onnx.", dir=path.parent) as folder:
+        source = Path(folder) / "detector.onnx"
+        converted.save(source)
+        model = openvino.convert_model(str(source))
+        openvino.save_model(model, str(path), compress_to_fp16=half_weights)

@@ -39,16 +39,17 @@ print(found.pred_boxes, found.scores, found.pred_classes)
 
 | | name | type and shape | |
 | --- | --- | --- | --- |
-| in | `images` | uint8 (1, 3, H, W) | {format}, resized, padded at the right and the bottom to multiples of {divisor} from 64 on |
+| in | `images` | uint8 (1, 3, H, W) | {format}, padded |
 | in | `size` | int64 (2,) | height and width without the padding |
 | in | `score_thresh` | float32 () | scores must be above it; {score_thresh} in training's config |
 {scale}| out | `boxes` | float32 (D, 4) | left, top, right, bottom in pixels of the input |
 | out | `scores` | float32 (D,) | in descending order |
 | out | `classes` | int64 (D,) | positions in `classes` of `settings.json` |
 {masks}
-D, the number of detections, is at most {max_detections}. The pixel mean and deviation and non-maximum
-suppression are in the graph. Images are resized so that the short edge has {short_edge} pixels, unless the
-long edge would exceed {long_edge}: see `prepare` in `detector.py`.
+D, the number of detections, is at most {max_detections}. The pixel mean and deviation and
+non-maximum suppression are in the graph. Images are resized so that the short edge has {short_edge}
+pixels, unless the long edge would exceed {long_edge}, and padded at
+the right and the bottom to multiples of {divisor}, at least 64: see `prepare` in `detector.py`.
 
 `check.json` is what the comparison with the model gave when this folder was made.
 """

@@ -137,13 +137,14 @@ class Detector:
         inputs = self.prepare(image)
         boxes, scores, classes, *masks = (np.asarray(x) for x in self._run(inputs))
         size = image.shape[0], image.shape[1]
+        kept: np.ndarray
         if self.settings["arithmetic"] == "mmdet1":
             scale = _resize_factor(size, inputs["size"], self.settings["input"])
             boxes = np.concatenate((boxes[:, :2] / scale, (boxes[:, 2:] - 1) / scale + 1), axis=1)
-            kept, paste = np.ones(len(boxes), bool), _paste_masks_mmdet1
+            kept, paste = np.full(len(boxes), True), _paste_masks_mmdet1
         else:
             boxes = _to_image(boxes, inputs["size"], size)
-            kept, paste = (boxes[:, 2:] > boxes[:, :2]).all(axis=1), _paste_masks
+            kept, paste = np.all(boxes[:, 2:] > boxes[:, :2], axis=1), _paste_masks
         boxes = boxes[kept].astype(np.float32)
         found = Detections(size, boxes, scores[kept], classes[kept].astype(np.int64))
         if masks:
@@ -185,7 +186,12 @@ def load(
     name = settings["format"]
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
-    run = _RUNTIMES[name](folder / settings["graph"], settings, device, threads, dtype)
+    try:
+        run = _RUNTIMES[name](folder / settings["graph"], settings, device, threads, dtype)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"This detector needs {error.name}, which is not installed: pip install {error.name}"
+        ) from error
     return Detector(settings, run)
 
 
@@ -311,7 +317,9 @@ def _resize(image: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
     return np.asarray(resized)
 
 
-def _resize_factor(original: Sequence[int], resized: Sequence[int], entry: dict[str, Any]) -> float:
+def _resize_factor(
+    original: Sequence[int], resized: Sequence[int] | np.ndarray, entry: dict[str, Any]
+) -> float:
     """The one factor of both axes, as MMDetection 1.x has it."""
     short, long = entry["short_edge"], entry["long_edge"]
     if short > 0:
@@ -324,7 +332,7 @@ def _resize_factor(original: Sequence[int], resized: Sequence[int], entry: dict[
 # ---------------------------------------------------------------------- after the network
 
 
-def _to_image(boxes: np.ndarray, resized: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+def _to_image(boxes: np.ndarray, resized: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes in pixels of the image, clipped to it."""
     height, width = size
     scale = np.array([width / resized[1], height / resized[0]] * 2, np.float32)

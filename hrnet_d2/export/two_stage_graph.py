@@ -128,7 +128,8 @@ class TwoStageGraph(DetectorGraph):
             decoded = heads.box_predictor.box2box_transform.apply_deltas(deltas, boxes)
             return decoded.unflatten(1, (-1, 4)), logits.float().softmax(dim=-1)
         outputs = []
-        for stage, predictor in enumerate(heads.box_predictor):
+        stages: Any = heads.box_predictor
+        for stage, predictor in enumerate(stages):
             if stage > 0:
                 boxes = self.arithmetic.clip(boxes, size)
             x = heads._box_features(features, [boxes])
@@ -150,7 +151,7 @@ class TwoStageGraph(DetectorGraph):
         scale: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``fast_rcnn_inference`` of Detectron2."""
-        predictor = self.model.roi_heads.box_predictor
+        predictor: Any = self.model.roi_heads.box_predictor
         predictor = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
         finite = boxes.isfinite().flatten(1).all(dim=1) & scores.isfinite().all(dim=1)
         scores = scores[:, :-1]
