@@ -35,11 +35,13 @@ class Tolerance:
     share: float
 
 
-# float32: as the reference cases. The others: see docs/deploy.md for what was measured.
+# float32: as the reference cases. The other types change results by their precision, which moves
+# low scores past each other: their bounds tell a broken graph, not a small loss of accuracy. On
+# untrained weights, the worst case, PyTorch's own bfloat16 keeps 80 to 92 % of the detections.
 TOLERANCES = {
     "float32": Tolerance(0.99, 2e-3, 0.98, 0.98),
-    "float16": Tolerance(0.95, 1e-2, 0.95, 0.95),
-    "bfloat16": Tolerance(0.8, 5e-2, 0.8, 0.8),
+    "float16": Tolerance(0.8, 2e-2, 0.8, 0.9),
+    "bfloat16": Tolerance(0.5, 0.1, 0.0, 0.7),
 }
 
 
