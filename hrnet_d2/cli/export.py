@@ -39,6 +39,18 @@ def main(arguments: Sequence[str], prog: str) -> int:
         "--image", help="compare export and model on this image; default: a drawn one"
     )
     parser.add_argument(
+        "--calibrate",
+        metavar="FOLDER",
+        help="images of the kind that the detector will see: quantize to int8 on them (openvino)",
+    )
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="parts of names of layers that --calibrate leaves in float32",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace an exported detector in the folder"
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
@@ -52,5 +64,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
         dtype=args.dtype,
         overwrite=args.overwrite,
         images=images,
+        calibrate=args.calibrate,
+        keep=args.keep,
     )
     return 0

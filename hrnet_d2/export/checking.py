@@ -42,6 +42,7 @@ TOLERANCES = {
     "float32": Tolerance(0.99, 2e-3, 0.98, 0.98),
     "float16": Tolerance(0.8, 2e-2, 0.8, 0.9),
     "bfloat16": Tolerance(0.5, 0.1, 0.0, 0.7),
+    "int8": Tolerance(0.5, 0.1, 0.0, 0.7),
 }
 
 

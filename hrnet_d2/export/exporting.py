@@ -15,11 +15,12 @@ from detectron2.config import CfgNode
 from torch.export import ExportedProgram
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.data import read_image
 from hrnet_d2.data.datasets.shapes import draw
 from hrnet_d2.engine import Predictor
 from hrnet_d2.file_io import atomic_write
 
-from . import onnx_format, openvino_format, runtime
+from . import int8, onnx_format, openvino_format, runtime
 from .building import build_graph, export_program, output_names
 from .checking import TOLERANCES, Comparison, check_images, compare
 from .errors import ExportError, ExportMismatchError
@@ -47,6 +48,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torchscript": ("detector.pt", ()),
     "pt2": ("detector.pt2", ()),
 }
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -71,6 +73,8 @@ def export(
     dtype: str = "float32",
     overwrite: bool = False,
     images: Sequence[np.ndarray] | None = None,
+    calibrate: str | Path | None = None,
+    keep: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> Export:
     """Export a detector, and check the export against the model.
@@ -83,7 +87,11 @@ def export(
         dtype: a key of ``DTYPES``. ONNX and PyTorch's formats compute the layers in it. OpenVINO
             stores its weights as float16, or computes in bfloat16 where the processor has it.
         overwrite: replace an exported detector in ``output``.
-        images: (H, W, 3) uint8 BGR to compare on; by default a drawn one, at two sizes.
+        images: (H, W, 3) uint8 BGR to compare on; by default a drawn one, at two sizes, and with
+            ``calibrate`` the first of these images.
+        calibrate: folder of images like those that the detector will see, some hundred: quantize
+            the layers to 8-bit integers on them (OpenVINO only).
+        keep: parts of names of layers that stay in float32 when quantizing.
         report: called with lines that say what is being done.
 
     Returns:
@@ -93,14 +101,43 @@ def export(
         ExportError: if the model has no form in the format, a library is missing, ``output`` holds
             something else, or the export and the model disagree; nothing is written then.
     """
+    if calibrate is not None:
+        dtype = _int8(format, dtype)
     check_arguments(format, dtype)
     refuse_existing(Path(output), overwrite)
+    calibration = None if calibrate is None else Calibration(_images_in(Path(calibrate)), keep)
     predictor = cpu_predictor(cfg)
     report(f"Recording the graph for {format}, which takes a minute or two")
     source = Source(predictor, layers_dtype(format, dtype))
     if images is None:
-        images = check_images(draw(0, 0)[0])
-    return write_export(source, Path(output), format, dtype, images, overwrite, report)
+        first = draw(0, 0)[0] if calibration is None else read_image(str(calibration.files[0]))
+        images = check_images(first)
+    return write_export(source, Path(output), format, dtype, images, overwrite, report, calibration)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What quantization takes: images, and layers that stay in float32 (see ``int8.quantize``)."""
+
+    files: Sequence[Path]
+    keep: Sequence[str] = ()
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} to calibrate on")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"There is no image in the folder {folder} to calibrate on")
+    return files
+
+
+def _int8(format: str, dtype: str) -> str:
+    if format != "openvino" or dtype != "float32":
+        raise ExportError(
+            f"--calibrate quantizes for openvino and takes no other dtype, got {format} {dtype}"
+        )
+    return "int8"
 
 
 class Source:
@@ -140,12 +177,18 @@ def write_export(
     images: Sequence[np.ndarray],
     overwrite: bool = False,
     report: Callable[[str], None] = print,
+    calibration: Calibration | None = None,
 ) -> Export:
     """Write a recorded graph in one format; arguments and errors as for :func:`export`."""
     predictor = source.predictor
     with new_folder(target, overwrite) as folder:
-        _write_graph(source, folder, format, dtype)
         settings = settings_of(source, format, dtype)
+        if calibration is not None:
+            settings["quantization"] = {
+                "images": len(calibration.files),
+                "keep": list(calibration.keep),
+            }
+        _write_graph(source, folder, settings, calibration)
         _write_text(folder / runtime.SETTINGS, json.dumps(settings, indent=2) + "\n")
         _write_text(folder / "README.md", readme(settings))
         shutil.copyfile(runtime.__file__, folder / "detector.py")
@@ -188,17 +231,19 @@ def check_arguments(format: str, dtype: str) -> None:
     """
     if format not in FORMATS:
         raise ExportError(f"There is no format {format!r}, only {', '.join(FORMATS)}")
-    if dtype not in DTYPES:
+    if dtype not in (*DTYPES, "int8"):
         raise ExportError(f"There is no dtype {dtype!r}, only {', '.join(DTYPES)}")
     if format == "onnx" and dtype == "bfloat16":
         raise ExportError(
             "ONNX Runtime has no bfloat16 convolutions on a CPU: export float32, or use openvino"
         )
-    missing = [name for name in FORMATS[format][1] if not _version(name)]
+    needed = (*FORMATS[format][1], *(("nncf",) if dtype == "int8" else ()))
+    missing = [name for name in needed if not _version(name)]
     if missing:
+        extra = "int8" if dtype == "int8" else format
         raise ExportError(
-            f"{format} needs {', '.join(missing)}, not installed here: pip install "
-            f"'hrnet_d2[{format}]'"
+            f"{extra} needs {', '.join(missing)}, not installed here: pip install "
+            f"'hrnet_d2[{extra}]'"
         )
 
 
@@ -212,8 +257,10 @@ def cpu_predictor(cfg: CfgNode | str) -> Predictor:
     return Predictor(cfg, optimize=False)
 
 
-def _write_graph(source: Source, folder: Path, format: str, dtype: str) -> None:
-    path = folder / FORMATS[format][0]
+def _write_graph(
+    source: Source, folder: Path, settings: dict[str, Any], calibration: Calibration | None
+) -> None:
+    format, path = settings["format"], folder / settings["graph"]
     if format == "torchscript":
         write_torchscript(source.graph, path)
     elif format == "pt2":
@@ -221,7 +268,12 @@ def _write_graph(source: Source, folder: Path, format: str, dtype: str) -> None:
     elif format == "onnx":
         source.onnx.save(path)
     else:
-        openvino_format.write(source.onnx, path, half_weights=dtype == "float16")
+        model = openvino_format.convert(source.onnx, folder)
+        if calibration is not None:
+            prepare = runtime.Detector(settings, lambda inputs: []).prepare
+            inputs = [prepare(read_image(str(file))) for file in calibration.files]
+            model = int8.quantize(model, inputs, calibration.keep)
+        openvino_format.save(model, path, half_weights=settings["dtype"] == "float16")
 
 
 def settings_of(source: Source, format: str, dtype: str) -> dict[str, Any]:
@@ -254,8 +306,8 @@ def settings_of(source: Source, format: str, dtype: str) -> dict[str, Any]:
         },
         "versions": {
             name: version
-            for name in ("hrnet_d2", "torch", "torchvision", *FORMATS[format][1])
-            if (version := _version(name))
+            for name in ("hrnet_d2", "torch", "torchvision", *FORMATS[format][1], "nncf")
+            if (version := _version(name)) and (name != "nncf" or dtype == "int8")
         },
     }
     if format == "openvino":
