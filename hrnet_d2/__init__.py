@@ -16,7 +16,7 @@ from . import checkpoint, data, model_zoo, modeling
 from .config import add_hrnet_config
 
 if TYPE_CHECKING:
-    from . import engine, evaluation, inference, solver
+    from . import engine, evaluation, export, inference, solver
     from .engine import Predictor
     from .inference.optimize import optimize
 
@@ -28,6 +28,7 @@ __all__ = [
     "data",
     "engine",
     "evaluation",
+    "export",
     "inference",
     "model_zoo",
     "modeling",
@@ -42,6 +43,7 @@ _LAZY = {
     "optimize": (".inference.optimize", "optimize"),
     "engine": (".engine", None),
     "evaluation": (".evaluation", None),
+    "export": (".export", None),
     "inference": (".inference", None),
     "solver": (".solver", None),
 }

@@ -15,6 +15,7 @@ COMMANDS = {
     "browse": "draw what the network is trained on, after augmentation",
     "report": "write a page that shows what a detector gets right and wrong",
     "convert": "convert a checkpoint to this package's names, and account for every tensor",
+    "export": "export a model for ONNX Runtime, OpenVINO or PyTorch without this package",
     "benchmark": "measure speed, memory and loss curves",
     "env": "print versions, hardware and threads, and check the installation",
 }

@@ -132,7 +132,8 @@ class HTCROIHeads(MaxIoUCascadeROIHeads):
             return x
         pooled = self.semantic_pooler([features[SEMANTIC]], boxes)
         if pooled.shape[-2:] != x.shape[-2:]:
-            pooled = F.adaptive_avg_pool2d(pooled, (x.shape[-2], x.shape[-1]))
+            # int(): the TorchScript tracer has tensors here.
+            pooled = F.adaptive_avg_pool2d(pooled, (int(x.shape[-2]), int(x.shape[-1])))
         return x + pooled
 
     def _box_features(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:

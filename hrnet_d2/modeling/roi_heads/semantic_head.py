@@ -129,7 +129,8 @@ class FusedSemanticHead(nn.Module):
             # MMDetection resizes first. A 1x1 convolution commutes with the resizing (both are
             # linear, and the resizing's weights sum to one, which leaves the bias as it is), so it
             # runs at the lower resolution.
-            if x.shape[-2:].numel() < size.numel():
+            # (Products, since torch.export takes torch.Size.numel() for a constant.)
+            if x.shape[-2] * x.shape[-1] < size[0] * size[1]:
                 x = _resize(lateral(x), size)
             else:
                 x = lateral(_resize(x, size))

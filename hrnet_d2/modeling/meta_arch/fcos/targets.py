@@ -33,7 +33,8 @@ def level_locations(
     for (rows, columns), stride in zip(sizes, strides, strict=True):
         x = (torch.arange(columns, device=device, dtype=torch.float32) + 0.5) * stride
         y = (torch.arange(rows, device=device, dtype=torch.float32) + 0.5) * stride
-        levels.append(torch.stack([x.repeat(rows), y.repeat_interleave(columns)], dim=1))
+        grid = x.expand(rows, columns), y[:, None].expand(rows, columns)
+        levels.append(torch.stack(grid, dim=-1).flatten(0, 1))
     return torch.cat(levels)
 
 

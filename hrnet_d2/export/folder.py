@@ -1,0 +1,69 @@
+"""A folder that is there complete or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import ExportError
+from .runtime import SETTINGS
+
+__all__ = ["new_folder", "refuse_existing"]
+
+
+def refuse_existing(target: Path, overwrite: bool) -> None:
+    """
+    Raises:
+        ExportError: if there is something at ``target`` that must not be replaced.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir():
+        raise ExportError(f"{target} is a file: give a folder, which may be a new one")
+    if not (target / SETTINGS).is_file():
+        raise ExportError(
+            f"{target} is not empty and no exported detector: give another folder, this one is "
+            "not replaced"
+        )
+    if not overwrite:
+        raise ExportError(
+            f"{target} has an exported detector: give another folder, or replace it with "
+            "--overwrite"
+        )
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """Fill a folder aside, then rename it to ``target``.
+
+    Args:
+        target: the folder; its parents are created.
+        overwrite: replace an exported detector that is there.
+
+    Yields:
+        The folder to fill. If filling it fails, nothing is left of it.
+
+    Raises:
+        ExportError: as :func:`refuse_existing`.
+    """
+    refuse_existing(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".part", dir=target.parent))
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o777 & ~umask)  # mkdtemp keeps others out
+        yield part
+        refuse_existing(target, overwrite)
+        if target.exists():
+            old = part.with_suffix(".old")
+            target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old)
+        else:
+            part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

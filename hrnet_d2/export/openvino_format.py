@@ -1,0 +1,38 @@
+"""OpenVINO's intermediate representation, converted from ONNX."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["convert", "save"]
+
+
+def convert(converted: "torch.onnx.ONNXProgram", folder: Path) -> Any:
+    """The graph as ``openvino.Model``.
+
+    Args:
+        converted: the graph as ONNX.
+        folder: for a file that is deleted again.
+    """
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix=".onnx.", dir=folder) as part:
+        source = Path(part) / "detector.onnx"
+        converted.save(source)
+        return openvino.convert_model(str(source))
+
+
+def save(model: Any, path: Path, half_weights: bool) -> None:
+    """Write ``path``, with the suffix .xml, and the weights beside it.
+
+    Args:
+        model: ``openvino.Model``.
+        path: of the graph.
+        half_weights: store the weights as float16; a CPU computes with them in float32.
+    """
+    import openvino
+
+    openvino.save_model(model, str(path), compress_to_fp16=half_weights)

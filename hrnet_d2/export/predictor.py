@@ -1,0 +1,63 @@
+"""An exported detector with the face of :class:`~hrnet_d2.Predictor`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, Instances
+
+from . import runtime
+
+__all__ = ["ExportedPredictor", "load"]
+
+
+class ExportedPredictor:
+    """Detections as Detectron2's ``Instances`` from an exported folder.
+
+    Attributes:
+        detector: what runs the graph; its ``score_thresh`` may be set.
+        metadata: with the classes' names.
+    """
+
+    def __init__(self, detector: runtime.Detector):
+        """
+        Args:
+            detector: of the folder.
+        """
+        self.detector = detector
+        names = {"thing_classes": detector.classes} if detector.classes else {}
+        self.metadata = Metadata(name="exported", **names)
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> dict | list[dict]:
+        """As ``Predictor.__call__``; a list runs image by image."""
+        if isinstance(images, list | tuple):
+            return [_as_instances(output["instances"]) for output in self.detector(images)]
+        return _as_instances(self.detector(images)["instances"])
+
+
+def load(folder: str | Path, **options: Any) -> ExportedPredictor:
+    """The detector of a folder that ``hrnet-d2 export`` made.
+
+    Load only folders that you trust: a graph is a program.
+
+    Args:
+        folder: the folder.
+        options: ``device``, ``threads`` and ``dtype``, see :func:`hrnet_d2.export.runtime.load`.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as there.
+    """
+    return ExportedPredictor(runtime.load(folder, **options))
+
+
+def _as_instances(found: runtime.Detections) -> dict[str, Instances]:
+    instances = Instances(found.image_size)
+    instances.pred_boxes = Boxes(torch.from_numpy(found.pred_boxes))
+    instances.scores = torch.from_numpy(found.scores)
+    instances.pred_classes = torch.from_numpy(found.pred_classes)
+    if found.pred_masks is not None:
+        instances.pred_masks = torch.from_numpy(found.pred_masks)
+    return {"instances": instances}

@@ -1,0 +1,80 @@
+"""The README of an exported folder."""
+
+from typing import Any
+
+__all__ = ["readme"]
+
+# Format -> what it is called, what runs it.
+RUNTIMES = {
+    "onnx": ("ONNX", "numpy opencv-python onnxruntime"),
+    "openvino": ("OpenVINO IR", "numpy opencv-python openvino"),
+    "torchscript": ("TorchScript", "numpy opencv-python torch torchvision"),
+    "pt2": ("torch.export", "numpy opencv-python torch torchvision"),
+}
+TEXT = """# An exported detector
+
+{title} of {model} from `{weights}`, {classes} classes, {dtype}.
+
+Runs with
+
+```bash
+pip install {packages}
+python detector.py image.jpg
+```
+
+or from Python, with this folder on the path:
+
+```python
+import cv2
+from detector import load
+
+detect = load("this folder")
+found = detect(cv2.imread("image.jpg"))["instances"]
+print(found.pred_boxes, found.scores, found.pred_classes)
+```
+
+`hrnet_d2.export.load("this folder")` does the same and returns Detectron2's `Instances`.
+
+## The graph
+
+| | name | type and shape | |
+| --- | --- | --- | --- |
+| in | `images` | uint8 (1, 3, H, W) | {format}, padded |
+| in | `size` | int64 (2,) | height and width without the padding |
+| in | `score_thresh` | float32 () | scores must be above it; {score_thresh} in training's config |
+{scale}| out | `boxes` | float32 (D, 4) | left, top, right, bottom in pixels of the input |
+| out | `scores` | float32 (D,) | in descending order |
+| out | `classes` | int64 (D,) | positions in `classes` of `settings.json` |
+{masks}
+D, the number of detections, is at most {max_detections}. The pixel mean and deviation and
+non-maximum suppression are in the graph. Images are resized so that the short edge has {short_edge}
+pixels, unless the long edge would exceed {long_edge}, and padded at
+the right and the bottom to multiples of {divisor}, at least 64: see `prepare` in `detector.py`.
+
+`check.json` is what the comparison with the model gave when this folder was made.
+"""
+SCALE = "| in | `scale` | float32 () | pixels of the input for each pixel of the image |\n"
+MASKS = "| out | `masks` | float32 (D, 28, 28) | probabilities on the area of the box |\n"
+
+
+def readme(settings: dict[str, Any]) -> str:
+    """The text for the settings of an export."""
+    title, packages = RUNTIMES[settings["format"]]
+    if settings["input"]["resize"] == "detectron2":
+        packages += " pillow"
+    return TEXT.format(
+        title=title,
+        packages=packages,
+        model=settings["model"],
+        weights=settings["weights"],
+        classes=len(settings["classes"]) or "unnamed",
+        dtype=settings["dtype"],
+        format=settings["input"]["format"],
+        divisor=settings["input"]["size_divisibility"],
+        score_thresh=settings["score_thresh"],
+        scale=SCALE if settings["arithmetic"] == "mmdet1" else "",
+        masks=MASKS if "masks" in settings["outputs"] else "",
+        max_detections=settings["max_detections"],
+        short_edge=settings["input"]["short_edge"],
+        long_edge=settings["input"]["long_edge"],
+    )

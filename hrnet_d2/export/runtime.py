@@ -1,0 +1,419 @@
+"""Runs an exported detector. Needs NumPy, OpenCV and the format's own runtime, not PyTorch.
+
+This file is copied into every exported folder as ``detector.py`` and imports nothing of hrnet_d2::
+
+    from detector import load
+
+    detect = load("exported")
+    for image in map(cv2.imread, ["a.jpg", "b.jpg"]):
+        found = detect(image)["instances"]
+        print(found.pred_boxes, found.scores, found.pred_classes)
+
+From a shell: ``python exported/detector.py a.jpg b.jpg`` prints a line of JSON for each image.
+
+D = number of detections of an image.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+__all__ = ["Detections", "Detector", "load"]
+
+SETTINGS = "settings.json"
+FORMAT_VERSION = 1
+# Pixels: below this the network's coarsest level would be empty.
+MIN_SIDE = 64
+
+
+@dataclass
+class Detections:
+    """The detections of one image, sorted by descending score.
+
+    Attributes:
+        image_size: height and width of the image.
+        pred_boxes: (D, 4) float32, left, top, right and bottom in pixels of the image.
+        scores: (D,) float32.
+        pred_classes: (D,) int64, positions in ``Detector.classes``.
+        pred_masks: (D, height, width) bool; None for models without masks.
+    """
+
+    image_size: tuple[int, int]
+    pred_boxes: np.ndarray
+    scores: np.ndarray
+    pred_classes: np.ndarray
+    pred_masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+# From named inputs to outputs in order.
+Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
+
+
+class Detector:
+    """From BGR images to detections.
+
+    Attributes:
+        settings: of the export; see its README.
+        classes: names by position; empty if the model has none.
+        score_thresh: scores must be above it. May be set, also below the model's own.
+    """
+
+    def __init__(self, settings: dict[str, Any], run: Run):
+        """
+        Args:
+            settings: as in ``settings.json``.
+            run: runs the graph.
+        """
+        self.settings = settings
+        self.classes: list[str] = list(settings["classes"])
+        self.score_thresh = float(settings["score_thresh"])
+        self._run = run
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
+        """
+        Args:
+            images: one (H, W, 3) uint8 BGR image, as ``cv2.imread`` returns it, or a list of them.
+
+        Returns:
+            ``{"instances": Detections}``, or a list of them.
+
+        Raises:
+            TypeError, ValueError: if something is no such image.
+        """
+        if not isinstance(images, list | tuple):
+            return self._detect(_checked(images))
+        for i, image in enumerate(images):
+            try:
+                _checked(image)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"image {i} of {len(images)}: {error}") from None
+        return [self._detect(image) for image in images]
+
+    def prepare(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The graph's inputs for an image.
+
+        Returns:
+            "images" (1, 3, H, W) uint8 at the network's size, padded at the right and the bottom;
+            "size" (2,) int64 height and width without padding; "score_thresh" () float32; in the
+            arithmetic of MMDetection 1.x also "scale" () float32.
+        """
+        entry = self.settings["input"]
+        if entry["format"] == "RGB":
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        original = image.shape[:2]
+        image = _resize(image, entry)
+        height, width = image.shape[:2]
+        divisor = entry["size_divisibility"]
+        padded = -(-height // divisor) * divisor, -(-width // divisor) * divisor
+        if min(padded) < MIN_SIDE:
+            raise ValueError(
+                f"An image of {original[1]} x {original[0]} pixels (width x height) is resized to "
+                f"{width} x {height}, too thin for an exported network, which needs "
+                f"{MIN_SIDE - divisor + 1} pixels on each side: crop it"
+            )
+        images = np.zeros((1, 3, *padded), np.uint8)
+        images[0, :, :height, :width] = image.transpose(2, 0, 1)
+        inputs = {
+            "images": images,
+            "size": np.array([height, width], np.int64),
+            "score_thresh": np.array(self.score_thresh, np.float32),
+        }
+        if self.settings["arithmetic"] == "mmdet1":
+            factor = _resize_factor(original, (height, width), entry)
+            inputs["scale"] = np.array(factor, np.float32)
+        return inputs
+
+    def _detect(self, image: np.ndarray) -> dict[str, Detections]:
+        inputs = self.prepare(image)
+        boxes, scores, classes, *masks = (np.asarray(x) for x in self._run(inputs))
+        size = image.shape[0], image.shape[1]
+        kept: np.ndarray
+        if self.settings["arithmetic"] == "mmdet1":
+            scale = _resize_factor(size, inputs["size"], self.settings["input"])
+            boxes = np.concatenate((boxes[:, :2] / scale, (boxes[:, 2:] - 1) / scale + 1), axis=1)
+            kept, paste = np.full(len(boxes), True), _paste_masks_mmdet1
+        else:
+            boxes = _to_image(boxes, inputs["size"], size)
+            kept, paste = np.all(boxes[:, 2:] > boxes[:, :2], axis=1), _paste_masks
+        boxes = boxes[kept].astype(np.float32)
+        found = Detections(size, boxes, scores[kept], classes[kept].astype(np.int64))
+        if masks:
+            found.pred_masks = paste(masks[0][kept], boxes, size)
+        return {"instances": found}
+
+
+def load(
+    folder: str | Path,
+    *,
+    device: str = "CPU",
+    threads: int | None = None,
+    dtype: str | None = None,
+) -> Detector:
+    """The detector of an exported folder.
+
+    Args:
+        folder: made by ``hrnet-d2 export``.
+        device: "CPU", or what the runtime has beside it: "GPU" or "NPU" (OpenVINO), "CUDA".
+        threads: of the CPU; None is the runtime's choice.
+        dtype: in which OpenVINO computes: "float32", "bfloat16" or "float16"; None is the
+            export's.
+
+    Raises:
+        FileNotFoundError: if the folder has no settings.
+        ImportError: if the format's runtime is not installed.
+        ValueError: if the folder was made by a newer version, or the runtime has no such dtype.
+    """
+    folder = Path(folder)
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no exported detector: it has no {SETTINGS}")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {settings['format_version']}, this program reads up to "
+            f"{FORMAT_VERSION}: use the detector.py in the folder"
+        )
+    name = settings["format"]
+    if dtype is not None and name != "openvino":
+        raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
+    try:
+        run = _RUNTIMES[name](folder / settings["graph"], settings, device, threads, dtype)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"This detector needs {error.name}, which is not installed: pip install {error.name}"
+        ) from error
+    return Detector(settings, run)
+
+
+# ---------------------------------------------------------------------- runtimes
+
+
+def _onnx_runtime(
+    path: Path, settings: dict[str, Any], device: str, threads: int | None, dtype: str | None
+) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
+    if device.upper() != "CPU":
+        providers.insert(0, f"{device.upper()}ExecutionProvider")
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    return lambda inputs: session.run(None, inputs)
+
+
+def _openvino(
+    path: Path, settings: dict[str, Any], device: str, threads: int | None, dtype: str | None
+) -> Run:
+    import openvino
+
+    hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint[dtype or settings["run_dtype"]]}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    model = openvino.Core().compile_model(str(path), device, config)
+    outputs = settings["outputs"]
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        results = model(inputs)
+        return [results[name] for name in outputs]
+
+    return run
+
+
+def _torchscript(
+    path: Path, settings: dict[str, Any], device: str, threads: int | None, dtype: str | None
+) -> Run:
+    import torch
+    import torchvision  # noqa: F401  registers RoIAlign and NMS
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    module = torch.jit.load(str(path), map_location=device.lower())
+    return _torch_run(module, device)
+
+
+def _pt2(
+    path: Path, settings: dict[str, Any], device: str, threads: int | None, dtype: str | None
+) -> Run:
+    import torch
+    import torchvision  # noqa: F401  registers RoIAlign and NMS
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    program = torch.export.load(str(path))
+    try:
+        # The guards hold the remainders that the example's size happened to have, which no result
+        # depends on: the exports are checked at other sizes.
+        module = program.module(check_guards=False)
+    except TypeError:  # torch before 2.9 has no guards here
+        module = program.module()
+    return _torch_run(module, device)
+
+
+def _torch_run(module: Any, device: str) -> Run:
+    import torch
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            tensors = (torch.from_numpy(x).to(device.lower()) for x in inputs.values())
+            return [x.cpu().numpy() for x in module(*tensors)]
+
+    return run
+
+
+_RUNTIMES = {
+    "onnx": _onnx_runtime,
+    "openvino": _openvino,
+    "torchscript": _torchscript,
+    "pt2": _pt2,
+}
+
+# ---------------------------------------------------------------------- before the network
+
+
+def _checked(image: Any) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"An image must be a NumPy array (height, width, 3), got {type(image).__name__}. "
+            "Read files with cv2.imread, which returns None for those that it cannot read"
+        )
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"An image must have the shape (height, width, 3) and at least one pixel; got "
+            f"{image.shape}"
+        )
+    if image.dtype != np.uint8:
+        raise TypeError(f"An image must be of type uint8 with values 0 to 255, got {image.dtype}")
+    return image
+
+
+def _resize(image: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
+    """As the test loader of hrnet_d2, to the bit."""
+    height, width = image.shape[:2]
+    short, long = entry["short_edge"], entry["long_edge"]
+    if short == 0:
+        return image
+    if entry["resize"] == "opencv":
+        scale = min(long / max(height, width), short / min(height, width))
+        size = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+        if size == (height, width):
+            return image
+        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    from PIL import Image
+
+    # Detectron2 rounds once, after scaling twice.
+    scale = short * 1.0 / min(height, width)
+    sides = (short * 1.0, scale * width) if height < width else (scale * height, short * 1.0)
+    if max(sides) > long:
+        shrink = long * 1.0 / max(sides)
+        sides = sides[0] * shrink, sides[1] * shrink
+    new_height, new_width = (int(side + 0.5) for side in sides)
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def _resize_factor(
+    original: Sequence[int], resized: Sequence[int] | np.ndarray, entry: dict[str, Any]
+) -> float:
+    """The one factor of both axes, as MMDetection 1.x has it."""
+    short, long = entry["short_edge"], entry["long_edge"]
+    if short > 0:
+        factor = float(min(long / max(original), short / min(original)))
+        if [int(side * factor + 0.5) for side in original] == list(resized):
+            return factor
+    return float(max(resized) / max(original))
+
+
+# ---------------------------------------------------------------------- after the network
+
+
+def _to_image(boxes: np.ndarray, resized: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes in pixels of the image, clipped to it."""
+    height, width = size
+    scale = np.array([width / resized[1], height / resized[0]] * 2, np.float32)
+    limits = np.array([width, height] * 2, np.float32)
+    scaled: np.ndarray = np.clip(boxes * scale, 0, limits)
+    return scaled
+
+
+def _paste_masks(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks (D, h, w) of boxes, sampled bilinearly at the pixels' centers; zero outside."""
+    pasted = np.zeros((len(masks), *size), bool)
+    for out, mask, box in zip(pasted, masks.astype(np.float32), boxes, strict=True):
+        rows, row_weights = _weights(box[1], box[3], size[0], mask.shape[0])
+        columns, column_weights = _weights(box[0], box[2], size[1], mask.shape[1])
+        out[rows, columns] = row_weights @ mask @ column_weights.T >= 0.5
+    return pasted
+
+
+def _weights(low: float, high: float, side: int, cells: int) -> tuple[slice, np.ndarray]:
+    """The pixels around low ... high, and the weight (pixels, cells) of each cell there."""
+    first, last = max(int(np.floor(low)) - 1, 0), min(int(np.ceil(high)) + 1, side)
+    centers = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
+    position = (centers - low) / (high - low) * cells - np.float32(0.5)
+    distance = np.abs(position[:, None] - np.arange(cells, dtype=np.float32))
+    return slice(first, last), np.maximum(1 - distance, 0)
+
+
+def _paste_masks_mmdet1(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks resized to the whole pixels of their boxes, as MMDetection 1.x."""
+    pasted = np.zeros((len(masks), *size), bool)
+    first = boxes[:, :2].astype(np.int32)
+    extents = ((boxes[:, 2:] - 1).astype(np.int32) - first + 1).clip(min=1)
+    for out, mask, (x, y), (width, height) in zip(
+        pasted, masks.astype(np.float32), first.tolist(), extents.tolist(), strict=True
+    ):
+        region = out[y : y + height, x : x + width]
+        resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+        region[...] = resized[: region.shape[0], : region.shape[1]]
+    return pasted
+
+
+# ---------------------------------------------------------------------- shell
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the detections in images, one line of JSON for each."""
+    parser = argparse.ArgumentParser(description="Detect objects in images.")
+    parser.add_argument("images", nargs="+", help="files that OpenCV reads")
+    parser.add_argument("--folder", default=str(Path(__file__).parent), help="exported detector")
+    parser.add_argument("--score-thresh", type=float, help="default: the model's")
+    args = parser.parse_args(arguments)
+    detector = load(args.folder)
+    if args.score_thresh is not None:
+        detector.score_thresh = args.score_thresh
+    failed = 0
+    for name in args.images:
+        image = cv2.imread(name)
+        if image is None:
+            failed += 1
+            print(f"{name}: OpenCV cannot read this image", file=sys.stderr)
+            continue
+        found = detector(image)["instances"]
+        detections: list[dict[str, Any]] = []
+        for box, score, label in zip(
+            found.pred_boxes.tolist(),
+            found.scores.tolist(),
+            found.pred_classes.tolist(),
+            strict=True,
+        ):
+            known = detector.classes[label] if label < len(detector.classes) else label
+            detections.append({"box": box, "score": score, "class": known})
+        print(json.dumps({"file": name, "detections": detections}), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Exports by the front door: the command writes a folder, which detects what the model detects."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hrnet_d2 import Predictor
+from hrnet_d2.cli import main
+from hrnet_d2.export import load, runtime
+from hrnet_d2.export.checking import TOLERANCES, compare, match
+from tests.export.models import case_config, case_predictor
+from tests.export.test_graph import IMAGE, eager
+
+NEEDED = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "torchscript": (),
+    "pt2": (),
+}
+# Each format once, with families that differ most; the matrix of docs/deploy.md has all of them.
+EXPORTS = [
+    ("mask_rcnn_hrnetv2p_w32", "onnx"),
+    ("fcos_hrnetv2p_w18", "openvino"),
+    ("cascade_rcnn_hrnetv2p_w18", "pt2"),
+    ("htc_hrnetv2p_w18", "torchscript"),
+    ("mmdet1/v1_cascade_mask_rcnn_w18", "onnx"),
+]
+BLOCKED = "import sys\nfor name in ('torch', 'detectron2', 'hrnet_d2'): sys.modules[name] = None\n"
+
+
+def run_command(name, format, folder, *words):
+    """The status of the command, and the case's config."""
+    cfg = case_config(name, folder)
+    config = folder / "config.yaml"
+    config.write_text(cfg.dump())
+    photo = folder / "photo.png"
+    cv2.imwrite(str(photo), IMAGE)
+    arguments = [cfg.MODEL.WEIGHTS, "--config-file", config, "--image", photo, *words]
+    arguments += ["--format", format, "--output", folder / "exported"]
+    return main(["export", *map(str, arguments)]), cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "format"), EXPORTS)
+def test_the_export_detects_what_the_model_detects(name, format, tmp_path, capsys):
+    for module in NEEDED[format]:
+        pytest.importorskip(module)
+    status, cfg = run_command(name, format, tmp_path)
+    assert status == 0, capsys.readouterr()
+    folder = tmp_path / "exported"
+    assert {"settings.json", "README.md", "detector.py", "check.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert all(row["ok"] for row in json.loads((folder / "check.json").read_text()))
+
+    exported, predictor = load(folder), Predictor(cfg, optimize=False)
+    images = [IMAGE[:200, :330], IMAGE[:390, :210]]
+    for image, output in zip(images, exported(images), strict=True):
+        expected = predictor(image)["instances"]
+        found = match(expected, runtime_detections(output["instances"]), TOLERANCES["float32"])
+        assert found.expected > 20 and found.ok, found
+    assert exported.metadata.get("thing_classes") == predictor.metadata.get("thing_classes")
+
+    if format == "onnx":
+        code = BLOCKED + "sys.path.insert(0, sys.argv.pop(1))\nimport detector\ndetector.main()"
+        command = [sys.executable, "-c", code, str(folder), str(tmp_path / "photo.png")]
+        command += ["--folder", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        scores = [found["score"] for found in json.loads(done.stdout)["detections"]]
+        np.testing.assert_allclose(scores, exported(IMAGE)["instances"].scores, atol=1e-5)
+
+
+def runtime_detections(instances):
+    """As a runtime gives them."""
+    masks = instances.pred_masks.numpy() if instances.has("pred_masks") else None
+    return runtime.Detections(
+        tuple(instances.image_size),
+        instances.pred_boxes.tensor.numpy(),
+        instances.scores.numpy(),
+        instances.pred_classes.numpy(),
+        masks,
+    )
+
+
+@pytest.fixture(scope="module")
+def faster(tmp_path_factory):
+    return case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path_factory.mktemp("faster"))
+
+
+def test_a_comparison_of_equals(faster):
+    detector = eager(faster).detector
+    (found,) = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+    assert found.ok and found.same == found.expected == found.made > 20
+    assert found.box < 1e-3 and found.score < 1e-5 and found.mask is None
+
+
+def test_a_comparison_lowers_the_threshold_until_there_is_something_to_compare(faster):
+    detector = eager(faster).detector
+    detector.score_thresh = 0.9
+    faster.model.roi_heads.box_predictor.test_score_thresh = 0.9
+    try:
+        assert len(faster(IMAGE)["instances"]) < 20
+        (found,) = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+        assert found.ok and found.expected >= 20
+        assert detector.score_thresh == 0.9
+        assert faster.model.roi_heads.box_predictor.test_score_thresh == 0.9
+    finally:
+        faster.model.roi_heads.box_predictor.test_score_thresh = 0.05
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda boxes, scores, classes: (boxes + 3, scores, classes),
+        lambda boxes, scores, classes: (boxes, scores * 0.9, classes),
+        lambda boxes, scores, classes: (boxes, scores, (classes + 1) % 80),
+        lambda boxes, scores, classes: (boxes[5:], scores[5:], classes[5:]),
+    ],
+    ids=["boxes", "scores", "classes", "missing"],
+)
+def test_a_comparison_finds_what_differs(faster, spoil):
+    detector = eager(faster).detector
+    right = detector._run
+    detector._run = lambda inputs: spoil(*right(inputs))
+    (found,) = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+    assert not found.ok
+
+
+@pytest.mark.slow
+def test_an_export_that_disagrees_is_not_written(tmp_path, monkeypatch, capsys):
+    """Weights of the model change between recording and comparison."""
+    from hrnet_d2.export import exporting
+
+    def spoiled(graph, path):
+        with torch.no_grad():
+            graph.model.head.cls_score.weight.mul_(1.5)
+        original(graph, path)
+
+    original = exporting.write_torchscript
+    monkeypatch.setattr(exporting, "write_torchscript", spoiled)
+    status, _ = run_command("fcos_hrnetv2p_w18", "torchscript", tmp_path)
+    assert status == 1
+    assert "disagree" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*exported*"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is not None, reason="is installed")
+def test_int8_names_its_extra(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    status, _ = run_command(
+        "fcos_hrnetv2p_w18", "openvino", tmp_path, "--calibrate", tmp_path / "photos"
+    )
+    assert status == 1
+    assert "pip install 'hrnet_d2[int8]'" in capsys.readouterr().err

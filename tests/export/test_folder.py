@@ -1,0 +1,75 @@
+"""What may be written where, and what is left when an export fails."""
+
+import importlib.util
+
+import pytest
+
+from hrnet_d2.cli import main
+from hrnet_d2.export import ExportError
+from hrnet_d2.export.exporting import check_arguments
+from hrnet_d2.export.folder import new_folder
+
+
+def fill(target, text, overwrite=False):
+    with new_folder(target, overwrite) as folder:
+        (folder / "settings.json").write_text(text)
+
+
+def test_a_folder_appears_complete(tmp_path):
+    target = tmp_path / "made" / "here"
+    with new_folder(target, overwrite=False) as folder:
+        (folder / "settings.json").write_text("{}")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["settings.json"]
+    assert [path.name for path in target.parent.iterdir()] == ["here"]
+    assert target.stat().st_mode & 0o777 == target.parent.stat().st_mode & 0o777
+
+
+def test_an_earlier_export_is_replaced_only_if_asked(tmp_path):
+    target = tmp_path / "exported"
+    fill(target, "first")
+    with pytest.raises(ExportError, match="--overwrite"):
+        fill(target, "second")
+    assert (target / "settings.json").read_text() == "first"
+    fill(target, "second", overwrite=True)
+    assert (target / "settings.json").read_text() == "second"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    target = tmp_path / "exported"
+    fill(target, "first")
+    with pytest.raises(RuntimeError), new_folder(target, overwrite=True) as folder:
+        (folder / "settings.json").write_text("half")
+        raise RuntimeError
+    assert (target / "settings.json").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_other_folders_and_files_are_never_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    for target, words in (("photos", "no exported detector"), ("photos/a.jpg", "is a file")):
+        with pytest.raises(ExportError, match=words):
+            fill(tmp_path / target, "text", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "empty", "text")
+    assert (tmp_path / "empty" / "settings.json").exists()
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, capsys):
+    output = str(tmp_path / "exported")
+    words = ["export", "no_such_file.pth", "--output", output]
+    assert main([*words, "--format", "onnx", "--dtype", "bfloat16", "--config-file", ""]) == 1
+    assert not (tmp_path / "exported").exists()
+    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(ExportError, match="no bfloat16 convolutions"):
+        check_arguments("onnx", "bfloat16")
+    with pytest.raises(ExportError, match="no format 'tflite'"):
+        check_arguments("tflite", "float32")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="is installed")
+def test_a_missing_library_is_named():
+    with pytest.raises(ExportError, match=r"pip install 'hrnet_d2\[openvino\]'"):
+        check_arguments("openvino", "float32")

@@ -1,0 +1,106 @@
+"""The graph, the settings and the runtime together detect what the model detects."""
+
+import numpy as np
+import pytest
+import torch
+
+from hrnet_d2.data import read_image
+from hrnet_d2.export import ExportedPredictor, ExportError
+from hrnet_d2.export.building import build_graph
+from hrnet_d2.export.exporting import Source, settings_of
+from hrnet_d2.export.graph import grouped_nms
+from hrnet_d2.export.runtime import Detector
+from tests.export.models import CASES, MMDET1_CASES, case_predictor
+from tests.parity import FOLDER
+
+IMAGE = read_image(str(FOLDER / "images" / "coffee.png"))
+SLOW = ("mmdet1/v1_fcos_w48", "mmdet1/v1_htc_w18", "htc_hrnetv2p_w18")
+
+
+def eager(predictor):
+    """An exported predictor whose graph runs as it is, without an export."""
+    source = Source(predictor, torch.float32)
+
+    @torch.no_grad()
+    def run(inputs):
+        return [x.numpy() for x in source.graph(*map(torch.from_numpy, inputs.values()))]
+
+    return ExportedPredictor(Detector(settings_of(source, "pt2", "float32"), run))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in [*CASES, *MMDET1_CASES]
+    ],
+)
+def test_detections_are_the_models(name, tmp_path):
+    predictor = case_predictor(name, tmp_path)
+    exported = eager(predictor)
+    images = [IMAGE[:300, :401], IMAGE[:400, :230]]
+    for image, made in zip(images, exported(images), strict=True):
+        made, expected = made["instances"], predictor(image)["instances"]
+        assert len(expected) > 20
+        assert made.image_size == expected.image_size
+        torch.testing.assert_close(
+            made.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=2e-4
+        )
+        torch.testing.assert_close(made.scores, expected.scores, rtol=0, atol=1e-6)
+        assert torch.equal(made.pred_classes, expected.pred_classes)
+        assert made.has("pred_masks") == expected.has("pred_masks")
+        if expected.has("pred_masks"):
+            differing = (made.pred_masks != expected.pred_masks).sum()
+            assert differing <= 1e-4 * expected.pred_masks.sum()
+
+
+def test_an_image_without_detections(tmp_path):
+    exported = eager(case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path))
+    exported.detector.score_thresh = 1.0
+    found = exported(IMAGE)["instances"]
+    assert len(found) == 0 and found.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_the_model_stays_as_it_is(tmp_path):
+    predictor = case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path)
+    before = {name: x.clone() for name, x in predictor.model.state_dict().items()}
+    build_graph(predictor.model, torch.bfloat16)
+    after = predictor.model.state_dict()
+    assert all(
+        torch.equal(after[name], x) and after[name].dtype == x.dtype for name, x in before.items()
+    )
+
+
+def test_groups_suppress_only_themselves():
+    """As torchvision's own batched NMS, one group after the other, for very many groups."""
+    from torchvision.ops import nms
+
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(4000, 2, generator=generator) * 700
+    boxes = torch.cat((low, low + 5 + torch.rand(4000, 2, generator=generator) * 95), dim=1)
+    scores = torch.rand(4000, generator=generator)
+    groups = torch.randint(0, 1203, (4000,), generator=generator)
+    kept = grouped_nms(boxes, scores, groups, 1203, torch.tensor(800.0), 0.5)
+    expected = []
+    for group in groups.unique():
+        rows = (groups == group).nonzero()[:, 0]
+        expected += rows[nms(boxes[rows], scores[rows], 0.5)].tolist()
+    assert sorted(kept.tolist()) == sorted(expected)
+    assert 3000 < len(kept) < 4000
+    assert (scores[kept].diff() <= 0).all()
+
+
+def test_soft_nms_is_refused(tmp_path):
+    from hrnet_d2 import Predictor
+    from tests.export.models import case_config
+
+    cfg = case_config("faster_rcnn_hrnetv2p_w18", tmp_path)
+    cfg.MODEL.ROI_HEADS.SOFT_NMS.ENABLED = True
+    with pytest.raises(ExportError, match="Soft-NMS cannot be exported"):
+        build_graph(Predictor(cfg, optimize=False).model)
+
+
+def test_a_thin_image_is_refused(tmp_path):
+    exported = eager(case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path))
+    with pytest.raises(ValueError, match="too thin"):
+        exported(np.zeros((4, 400, 3), np.uint8))

@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""Export every family in every format, and write what came of it.
+
+python tools/build_export_matrix.py run --bare PYTHON    exports, and writes the JSON
+python tools/build_export_matrix.py write                docs/deploy.md from the JSON
+python tools/build_export_matrix.py write --check        exits with 1 if it is out of date
+
+``run`` needs the extras onnx and openvino. PYTHON is an interpreter with NumPy, OpenCV,
+onnxruntime and openvino and without torch; it runs the detector.py of the exported folders. The
+weights are those of the reference cases, on a photograph at two sizes that the graph was not
+recorded with.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+RESULT = ROOT / "benchmarks" / "export_matrix.json"
+PAGE = ROOT / "docs" / "deploy.md"
+MARKERS = ("<!-- export-matrix:begin -->\n", "<!-- export-matrix:end -->")
+SIZE = (160, 256)
+TITLES = {
+    "faster_rcnn_hrnetv2p_w18": "Faster R-CNN",
+    "mask_rcnn_hrnetv2p_w32": "Mask R-CNN",
+    "cascade_rcnn_hrnetv2p_w18": "Cascade R-CNN",
+    "cascade_mask_rcnn_hrnetv2p_w18": "Cascade Mask R-CNN",
+    "htc_hrnetv2p_w18": "HTC",
+    "fcos_hrnetv2p_w18": "FCOS",
+}
+# Column, in the order in which one recorded graph serves them.
+COLUMNS = [
+    ("onnx", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "float16"),
+    ("openvino", "bfloat16"),
+    ("pt2", "float32"),
+    ("torchscript", "float32"),
+    ("torchscript", "bfloat16"),
+    ("onnx", "float16"),
+    ("onnx", "bfloat16"),
+]
+WITHOUT_TORCH = ("onnx", "openvino")
+
+
+def run(bare: str, names: list[str]) -> None:
+    """Export, and write the JSON after each family."""
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    for name in names:
+        rows = [row for row in rows if row["case"] != name] + run_family(name, bare)
+        text = json.dumps({"command": "tools/build_export_matrix.py run", "rows": rows}, indent=1)
+        RESULT.write_text(text + "\n", encoding="utf-8")
+
+
+def run_family(name: str, bare: str) -> list[dict]:
+    from hrnet_d2 import Predictor
+    from hrnet_d2.data import read_image
+    from hrnet_d2.export.checking import check_images
+    from hrnet_d2.export.exporting import Source, layers_dtype
+    from tests.export.models import case_config
+
+    photo = ROOT / "tests" / "reference" / "images" / "coffee.png"
+    images = check_images(read_image(str(photo)))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = case_config(name, Path(folder))
+        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SIZE
+        predictor = Predictor(cfg, optimize=False)
+        sources: dict = {}
+        for format, dtype in COLUMNS:
+            layers = layers_dtype(format, dtype)
+            if layers not in sources:
+                sources.clear()
+                sources[layers] = Source(predictor, layers)
+            target = Path(folder) / "exported"
+            row = {"case": name, "format": format, "dtype": dtype}
+            row |= run_one(sources[layers], target, format, dtype, images, bare)
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+            shutil.rmtree(target, ignore_errors=True)
+    return rows
+
+
+def run_one(source, target: Path, format: str, dtype: str, images: list, bare: str) -> dict:
+    from hrnet_d2.export import ExportError, ExportMismatchError
+    from hrnet_d2.export.exporting import check_arguments, write_export
+
+    try:
+        check_arguments(format, dtype)
+        made = write_export(source, target, format, dtype, images, report=lambda line: None)
+    except ExportMismatchError as error:
+        comparisons = [comparison.as_dict() for comparison in error.comparisons]
+        return {"made": True, "equal": False, "comparisons": comparisons}
+    except ExportError as error:
+        return {"made": False, "reason": str(error)}
+    except Exception as error:  # of the exporter or the runtime: the reason is what is wanted
+        return {"made": False, "reason": f"{type(error).__name__}: {error}"[:300]}
+    row: dict = {
+        "made": True,
+        "equal": True,
+        "comparisons": [comparison.as_dict() for comparison in made.comparisons],
+        "mebibytes": round(sum(f.stat().st_size for f in target.iterdir()) / 2**20, 1),
+    }
+    if format in WITHOUT_TORCH:
+        row["without_torch"] = runs_without_torch(target, images[0], bare)
+    return row
+
+
+def runs_without_torch(folder: Path, image: np.ndarray, bare: str) -> bool:
+    """Whether the folder's own program gives the same scores where torch cannot be imported."""
+    from hrnet_d2.export import load
+
+    photo = folder.parent / "photo.png"
+    cv2.imwrite(str(photo), image)
+    code = "import importlib.util as u; raise SystemExit(u.find_spec('torch') is not None)"
+    subprocess.run([bare, "-c", code], check=True)
+    command = [bare, str(folder / "detector.py"), str(photo)]
+    # Without this process's PYTHONPATH, which leads to the package.
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={})
+    made = [detection["score"] for detection in json.loads(done.stdout)["detections"]]
+    expected = load(folder)(image)["instances"].scores.tolist()
+    return bool(len(made) == len(expected) and np.allclose(made, expected, atol=1e-5))
+
+
+def table(rows: list[dict]) -> str:
+    """The matrix in Markdown, with the reasons of what is missing."""
+    columns = sorted({(row["format"], row["dtype"]) for row in rows}, key=COLUMNS.index)
+    lines = [
+        "| | " + " | ".join(f"{format} {dtype}" for format, dtype in columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
+    reasons: list[str] = []
+    for case, title in TITLES.items():
+        cells = []
+        for column in columns:
+            (row,) = (r for r in rows if r["case"] == case and (r["format"], r["dtype"]) == column)
+            cells.append(cell(row, reasons))
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    notes = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *notes]) + "\n" + ("\n" if notes else "")
+
+
+def cell(row: dict, reasons: list[str]) -> str:
+    if not row["made"]:
+        if row["reason"] not in reasons:
+            reasons.append(row["reason"])
+        return f"✗ ({reasons.index(row['reason']) + 1})"
+    same = sum(c["same"] for c in row["comparisons"])
+    total = sum(c["expected"] for c in row["comparisons"])
+    mark = "✓" if row["equal"] else "✗"
+    if row["format"] in WITHOUT_TORCH:
+        mark += "✓" if row.get("without_torch") else "✗"
+    if row["dtype"] == "float32" and row["equal"]:
+        return f"{mark} {max(c['box'] for c in row['comparisons']):.0e} px"
+    return f"{mark} {same}/{total}"
+
+
+def write(check: bool) -> int:
+    text = PAGE.read_text(encoding="utf-8")
+    start, end = (text.index(marker) for marker in MARKERS)
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+    wanted = text[: start + len(MARKERS[0])] + "\n" + table(rows) + text[end:]
+    if check:
+        return int(wanted != text)
+    PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("task", choices=["run", "write"])
+    parser.add_argument("--bare", help="an interpreter without torch")
+    parser.add_argument("--cases", nargs="+", default=list(TITLES))
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    if args.task == "write":
+        return write(args.check)
+    if not args.bare:
+        parser.error("run needs --bare PYTHON")
+    run(args.bare, args.cases)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
