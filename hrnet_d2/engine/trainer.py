@@ -134,13 +134,8 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.AUG.ENABLED and self.cfg.DATASETS.TEST:
             augmented = hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model))
             # Before the writers, which then write its results.
-            found.insert(
-                next(
-                    (i for i, h in enumerate(found) if isinstance(h, hooks.PeriodicWriter)),
-                    len(found),
-                ),
-                augmented,
-            )
+            writers = [i for i, h in enumerate(found) if isinstance(h, hooks.PeriodicWriter)]
+            found.insert(writers[0] if writers else len(found), augmented)
         return found
 
     def train(self) -> Any:
