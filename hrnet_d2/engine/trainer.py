@@ -168,13 +168,8 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST:
             augmented = hooks.EvalHook(0, self._evaluate_augmented)
             # Before the writers, which then write its results.
-            found.insert(
-                next(
-                    (i for i, h in enumerate(found) if isinstance(h, hooks.PeriodicWriter)),
-                    len(found),
-                ),
-                augmented,
-            )
+            writers = [i for i, h in enumerate(found) if isinstance(h, hooks.PeriodicWriter)]
+            found.insert(writers[0] if writers else len(found), augmented)
         return [hook for hook in found if hook is not None]
 
     def _evaluate(self) -> dict:
