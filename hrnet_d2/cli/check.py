@@ -9,7 +9,7 @@ from detectron2.utils.logger import setup_logger
 
 from hrnet_d2.data import DatasetError, find_data
 from hrnet_d2.data.datasets.conversion import Split
-from hrnet_d2.data.datasets.formats import Data
+from hrnet_d2.data.datasets.formats import CustomData
 from hrnet_d2.data.datasets.summary import Contents, Inspection, inspect
 from hrnet_d2.data.datasets.summary_page import write_page
 
@@ -100,11 +100,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _listed(data: Data) -> str:
+def _listed(data: CustomData) -> str:
     return ", ".join(name or "not divided" for name in data.splits)
 
 
-def _part(data: Data, *, validation: bool) -> dict[str, Split]:
+def _part(data: CustomData, *, validation: bool) -> dict[str, Split]:
     """What training with ``--val-data`` would use of a dataset."""
     if validation:
         return {"val": data.choose("val", "test", "")}

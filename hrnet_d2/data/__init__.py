@@ -17,17 +17,20 @@ from .dataset_mapper import HRNetDatasetMapper, InferenceInput, check_image
 from .datasets.coco_check import DatasetError
 from .datasets.coco_stuff import register_coco_stuffthing
 from .datasets.custom import configure_custom_data, register_custom_data
-from .datasets.formats import find_data
+from .datasets.formats import CustomData, find_data
 from .datasets.own import register_from_config
 from .datasets.shapes import register_shapes
 from .image_io import ImageReadError, SizeMismatchError, read_image
+from .mixing import Mixing
 from .transforms import OpenCVResizeTransform, ResizeKeepRatio
 
 __all__ = [
+    "CustomData",
     "DatasetError",
     "HRNetDatasetMapper",
     "ImageReadError",
     "InferenceInput",
+    "Mixing",
     "OpenCVResizeTransform",
     "ResizeKeepRatio",
     "SizeMismatchError",

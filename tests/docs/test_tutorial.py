@@ -32,12 +32,14 @@ def test_tutorial(tmp_path):
         if "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml" in arguments:
             continue  # a published checkpoint and the reader's own data
         names.append(name)
-        overrides = SMALLER if name == "train" else []
+        overrides = SMALLER if name in ("train", "browse") else []
         command = [sys.executable, "-m", "hrnet_d2.cli", name, *arguments, *overrides]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
-    assert names == ["check", "train", "eval", "predict"]
+    assert names == ["check", "browse", "train", "eval", "predict"]
 
+    assert (tmp_path / "looked" / "check.html").is_file()
+    assert len(list((tmp_path / "looked" / "images").glob("*.jpg"))) == 8
     output = tmp_path / "output" / "shapes"
     for file in ("config.yaml", "model_final.pth", "metrics.json", "log.txt"):
         assert (output / file).is_file(), file

@@ -20,7 +20,7 @@ from .report import DatasetError, Report
 from .voc import find_voc
 from .yolo import find_yolo
 
-__all__ = ["Data", "Given", "find_data", "resolve_data", "split_images"]
+__all__ = ["CustomData", "Given", "find_data", "resolve_data", "split_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Given = str | Path | Sequence[str | Path]
 
 
 @dataclass
-class Data:
+class CustomData:
     """A dataset as COCO files."""
 
     format: str
@@ -56,7 +56,7 @@ class Data:
         )
 
 
-def find_data(given: Given, like: Split | None = None) -> Data:
+def find_data(given: Given, like: Split | None = None) -> CustomData:
     """Recognize data by their content, and convert them if they are not COCO's.
 
     Args:
@@ -77,17 +77,17 @@ def find_data(given: Given, like: Split | None = None) -> Data:
     """
     path, images = _paths(given)
     if images is not None:
-        return Data("COCO", path, {"": (path, images)})
+        return CustomData("COCO", path, {"": (path, images)})
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}")
     path = Path(os.path.abspath(path))  # the same key in the cache from every folder
     if path.is_file() and path.suffix == ".json":
-        return Data("COCO", path, {"": (path, images_of(path))})
+        return CustomData("COCO", path, {"": (path, images_of(path))})
     reader: Reader | None = find_yolo(path) or find_cvat(path)
     if reader is None and path.is_dir():
         coco = find_coco(path)
         if coco:
-            return Data("COCO", path, coco)
+            return CustomData("COCO", path, coco)
         reader = find_voc(path)
     if reader is None:
         raise DatasetError(
@@ -101,7 +101,7 @@ def find_data(given: Given, like: Split | None = None) -> Data:
     splits, warnings = convert(reader, classes)
     for warning in warnings:
         logger.warning("%s: %s", path, warning)
-    return Data(reader.format, path, splits, warnings)
+    return CustomData(reader.format, path, splits, warnings)
 
 
 def resolve_data(
