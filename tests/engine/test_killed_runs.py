@@ -1,0 +1,109 @@
+"""A run that is killed again and again, and resumed, ends as one that was never interrupted."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.tiny import QUICK_START, TINY
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [
+    *TINY,
+    "SOLVER.MAX_ITER", "60",
+    "SOLVER.STEPS", "(40,)",
+    "SOLVER.EMA.ENABLED", "True",
+    "SOLVER.CHECKPOINT_PERIOD", "4",
+    "SOLVER.CHECKPOINTS_TO_KEEP", "2",
+    "DATASETS.TEST", "('shapes_val',)",
+    "TEST.EVAL_PERIOD", "20",
+    "TEST.VAL_LOSS", "True",
+]  # fmt: skip
+TWO = ["--num-gpus", "2", "--dist-url", "auto"]
+TIMES = 10
+
+
+def start(folder, *arguments) -> subprocess.Popen:
+    command = [sys.executable, "train_net.py", "--config-file", QUICK_START, *arguments]
+    return subprocess.Popen(
+        [*command, *OPTIONS, "OUTPUT_DIR", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def starts(folder) -> int:
+    log = folder / "log.txt"
+    return log.read_text().count("Starting training from iteration") if log.exists() else 0
+
+
+def finish(folder, *arguments):
+    process = start(folder, *arguments)
+    assert process.wait(timeout=900) == 0, (folder / "log.txt").read_text()[-3000:]
+    return torch.load(folder / "model_final.pth", weights_only=False)
+
+
+def interrupt(folder, number, rng, *arguments) -> bool:
+    """Whether a run was interrupted; not, if it had ended by then."""
+    before = starts(folder)
+    process = start(folder, "--resume", *arguments)
+    while starts(folder) == before:
+        assert process.poll() is None, (folder / "log.txt").read_text()[-3000:]
+        time.sleep(0.05)
+    time.sleep(rng.uniform(0, 3))
+    ended = process.poll() is not None
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    process.wait(timeout=300)
+    return not ended
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, finish(folder)
+
+
+def same(a, b, **tolerance) -> None:
+    for part in (lambda s: s["model"], lambda s: s["trainer"]["average"]["weights"]):
+        assert part(a).keys() == part(b).keys()
+        for name, value in part(a).items():
+            torch.testing.assert_close(part(b)[name], value, **tolerance, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_interrupted_ten_times_is_the_same(tmp_path, unbroken, number):
+    rng = random.Random(int(number))
+    interrupted = sum(interrupt(tmp_path, number, rng) for _ in range(TIMES))
+    assert interrupted >= TIMES // 2
+    final = finish(tmp_path, "--resume")
+    same(unbroken[1], final, rtol=0, atol=0)
+    assert final["trainer"]["average"]["updates"] == 60
+    evaluations = [
+        json.loads((folder / "evaluations.json").read_text()) for folder in (unbroken[0], tmp_path)
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert len(list(tmp_path.glob("model_0*.pth"))) <= 3
+    assert not list(tmp_path.glob(".*part*"))
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_resume_to_the_same(tmp_path):
+    expected = finish(tmp_path / "whole", *TWO)
+    rng = random.Random(0)
+    for _ in range(3):
+        interrupt(tmp_path / "parts", signal.SIGKILL, rng, *TWO)
+    same(expected, finish(tmp_path / "parts", "--resume", *TWO), rtol=1e-5, atol=1e-6)
