@@ -51,6 +51,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
         help="parts of names of layers that --calibrate leaves in float32",
     )
     parser.add_argument(
+        "--compile-backbone",
+        action="store_true",
+        help="with pt2: also compile backbone and neck by AOTInductor, for C++",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace an exported detector in the folder"
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
@@ -66,5 +71,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
         images=images,
         calibrate=args.calibrate,
         keep=args.keep,
+        compile_backbone=args.compile_backbone,
     )
     return 0

@@ -17,7 +17,14 @@ from .fcos_graph import FCOSGraph
 from .graph import DetectorGraph
 from .two_stage_graph import TwoStageGraph
 
-__all__ = ["INPUTS", "build_graph", "example_inputs", "export_program", "output_names"]
+__all__ = [
+    "INPUTS",
+    "build_graph",
+    "example_inputs",
+    "export_program",
+    "output_names",
+    "padded_sides",
+]
 
 INPUTS = ("images", "size", "score_thresh", "scale")
 OUTPUTS = ("boxes", "scores", "classes", "masks")
@@ -95,6 +102,13 @@ def example_inputs(graph: DetectorGraph) -> tuple[torch.Tensor, ...]:
     return tuple(inputs)
 
 
+def padded_sides() -> tuple[Any, Any]:
+    """Height and width of a padded image as ``torch.export`` states them."""
+    sides = (Dim(name, min=2, max=MAX_SIDE // DIVISOR) for name in ("rows", "columns"))
+    height, width = (DIVISOR * side for side in sides)
+    return height, width
+
+
 @torch.no_grad()
 def export_program(graph: DetectorGraph) -> ExportedProgram:
     """The graph for any height and width that are multiples of 32, from 64 on.
@@ -103,8 +117,7 @@ def export_program(graph: DetectorGraph) -> ExportedProgram:
     leave products on weights in the graph.
     """
     inputs = example_inputs(graph)
-    height = DIVISOR * Dim("rows", min=2, max=MAX_SIDE // DIVISOR)
-    width = DIVISOR * Dim("columns", min=2, max=MAX_SIDE // DIVISOR)
+    height, width = padded_sides()
     shapes = ({2: height, 3: width}, *(None for _ in inputs[1:]))
     with warnings.catch_warnings():
         # Of torchvision's shape functions and Detectron2's anchors; not the caller's concern.

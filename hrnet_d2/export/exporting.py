@@ -26,7 +26,7 @@ from .checking import TOLERANCES, Comparison, check_images, compare
 from .errors import ExportError, ExportMismatchError
 from .folder import new_folder, refuse_existing
 from .readme import readme
-from .torch_formats import write_program, write_torchscript
+from .torch_formats import write_compiled_backbone, write_program, write_torchscript
 
 __all__ = [
     "DTYPES",
@@ -75,6 +75,7 @@ def export(
     images: Sequence[np.ndarray] | None = None,
     calibrate: str | Path | None = None,
     keep: Sequence[str] = (),
+    compile_backbone: bool = False,
     report: Callable[[str], None] = print,
 ) -> Export:
     """Export a detector, and check the export against the model.
@@ -92,6 +93,8 @@ def export(
         calibrate: folder of images like those that the detector will see, some hundred: quantize
             the layers to 8-bit integers on them (OpenVINO only).
         keep: parts of names of layers that stay in float32 when quantizing.
+        compile_backbone: with "pt2", also compile backbone and neck by AOTInductor to
+            ``backbone.pt2``, which needs a C++ compiler and some minutes.
         report: called with lines that say what is being done.
 
     Returns:
@@ -101,6 +104,8 @@ def export(
         ExportError: if the model has no form in the format, a library is missing, ``output`` holds
             something else, or the export and the model disagree; nothing is written then.
     """
+    if compile_backbone and format != "pt2":
+        raise ExportError(f"--compile-backbone is for the format pt2, not for {format}")
     if calibrate is not None:
         dtype = _int8(format, dtype)
     check_arguments(format, dtype)
@@ -178,6 +183,7 @@ def write_export(
     overwrite: bool = False,
     report: Callable[[str], None] = print,
     calibration: Calibration | None = None,
+    compile_backbone: bool = False,
 ) -> Export:
     """Write a recorded graph in one format; arguments and errors as for :func:`export`."""
     predictor = source.predictor
@@ -192,6 +198,10 @@ def write_export(
         _write_text(folder / runtime.SETTINGS, json.dumps(settings, indent=2) + "\n")
         _write_text(folder / "README.md", readme(settings))
         shutil.copyfile(runtime.__file__, folder / "detector.py")
+        if compile_backbone:
+            report("Compiling the backbone, which takes some minutes")
+            worst = write_compiled_backbone(predictor.model, folder / "backbone.pt2")
+            report(f"backbone.pt2: differs from the model by {worst:.1e} of the largest value")
         report("Comparing it with the model")
         tolerance = TOLERANCES[dtype]
         detector = runtime.load(folder)

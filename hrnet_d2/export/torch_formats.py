@@ -4,12 +4,17 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
-from .building import example_inputs
+from .building import example_inputs, padded_sides
+from .errors import ExportError
 from .graph import DetectorGraph
 
-__all__ = ["write_program", "write_torchscript"]
+__all__ = ["write_compiled_backbone", "write_program", "write_torchscript"]
+
+# Of the compiled backbone against the model, relative to a level's largest value: rounding.
+BACKBONE_TOLERANCE = 1e-4
 
 
 @torch.no_grad()
@@ -26,3 +31,59 @@ def write_torchscript(graph: DetectorGraph, path: Path) -> None:
 def write_program(program: ExportedProgram, path: Path) -> None:
     """Write a ``torch.export`` program, for ``torch.export.load``."""
     torch.export.save(program, str(path))
+
+
+class _Levels(nn.Module):
+    """A backbone that returns its levels in order, as C++ has no dict of tensors to return."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.backbone(images).values())
+
+
+@torch.no_grad()
+def write_compiled_backbone(model: nn.Module, path: Path) -> float:
+    """Backbone and neck compiled by AOTInductor, for C++ (``AOTIModelPackageLoader``) and Python.
+
+    It takes normalized images (1, 3, H, W), float32, H and W multiples of 32 from 64 on, and
+    returns the levels, finest first. It runs on processors like the one that it was made on.
+
+    Args:
+        model: a detector in eval mode on the CPU.
+        path: of the package, with the suffix .pt2.
+
+    Returns:
+        The largest difference to the model at two other sizes, relative to a level's largest
+        value.
+
+    Raises:
+        ExportError: if there is no C++ compiler, or the result differs from the model's.
+    """
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    levels = _Levels(model.get_submodule("backbone")).eval()
+    height, width = padded_sides()
+    example = (torch.rand(1, 3, 160, 224),)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            levels, example, dynamic_shapes=({2: height, 3: width},), strict=False
+        )
+        try:
+            aoti_compile_and_package(program, package_path=str(path))
+        except (RuntimeError, OSError) as error:
+            raise ExportError(
+                f"AOTInductor could not compile the backbone, which needs a C++ compiler: {error}"
+            ) from error
+        compiled = aoti_load_package(str(path))
+    worst = 0.0
+    for size in ((192, 320), (256, 128)):
+        images = torch.rand(1, 3, *size)
+        for made, expected in zip(compiled(images), levels(images), strict=True):
+            worst = max(worst, float((made - expected).abs().max() / expected.abs().max()))
+    if worst > BACKBONE_TOLERANCE:
+        raise ExportError(f"The compiled backbone differs from the model by {worst:.1e}")
+    return worst
