@@ -36,7 +36,7 @@ model.roi_heads.update(
             test_topk_per_image=100,
         )
         # 1 / std: MMDetection's third stage has 0.033 and 0.067.
-        for center, size in ((10.0, 5.0), (20.0, 10.0), (1 / 0.033, 1 / 0.067))
+        for center, size in ((10.0, 5.0), (20.0, 10.0), (30.303030303030305, 14.925373134328357))
     ],
     proposal_matchers=[
         L(MaxIoUMatcher)(
