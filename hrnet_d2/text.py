@@ -20,6 +20,6 @@ def printable(text: str, keep: str = "") -> str:
 
     def escape(match: re.Match[str]) -> str:
         character = match[0]
-        return character if character in keep else character.encode("unicode_escape").decode()
+        return character if character in keep else ascii(character)[1:-1]
 
     return _UNSAFE.sub(escape, text)

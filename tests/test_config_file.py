@@ -57,7 +57,7 @@ def test_unusable_files_are_named(tmp_path, text, message):
 def test_python_binary_and_folders_are_named(tmp_path):
     script = tmp_path / "lazy.py"
     script.write_text("model = dict()\n")
-    with pytest.raises(ConfigError, match=r"lazy\.py is Python"):
+    with pytest.raises(ConfigError, match=r"lazy\.py is a LazyConfig, which is a program"):
         model_zoo.load_config(str(script))
     binary = tmp_path / "weights.yaml"
     binary.write_bytes(b"\x80\x02\xff\xfe")

@@ -68,9 +68,11 @@ def twins(request):
     assert set(lazy) == PARTS
     torch.manual_seed(0)
     models = instantiate(lazy.model), build_model(cfg)
-    models[0].train()
-    measure_statistics(models[1])
-    models[0].load_state_dict(models[1].state_dict(), strict=True)
+    # Loaded into both, since NORM_EVAL asks whether statistics were loaded.
+    measured = build_model(cfg)
+    measure_statistics(measured)
+    for model in models:
+        model.load_state_dict(measured.state_dict(), strict=True)
     return request.param, lazy, cfg, models
 
 

@@ -100,7 +100,7 @@ def test_weights_that_are_not_there_are_named(tmp_path):
     "overrides, message",
     [
         (["SOLVER.REFERENCE_BATCH_SIZE", "16", "SOLVER.REFERENCE_LR", "0.01"], "BASE_LR 0.00125"),
-        (["MODEL.HRNETV2P.NORM_EVAL", "True"], "NORM_EVAL False"),
+        (["MODEL.HRNETV2P.NORM_EVAL", "True"], "NORM_EVAL to None (auto) or False"),
         ([], None),
     ],
 )
