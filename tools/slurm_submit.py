@@ -11,6 +11,7 @@ saves one. Several machines: start torchrun by srun instead. Needs `pip install 
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,8 +51,10 @@ class Training:
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait()
+            # Not Popen.wait, whose lock is held by the call that this signal interrupted.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.process.pid, signal.SIGTERM)
+                os.waitpid(self.process.pid, 0)
         return DelayedSubmission(Training(self.arguments))
 
 

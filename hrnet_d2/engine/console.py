@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import logging
+import os
 import sys
 import time
 from typing import Any
@@ -55,16 +56,16 @@ class Progress(HookBase):
     any case, which a terminal does not show.
     """
 
-    def __init__(self, epochs: Epochs, period: int = 20, best: Evaluation | None = None):
+    def __init__(self, epochs: Epochs, period: int = 20, evaluation: Evaluation | None = None):
         """
         Args:
             epochs: of the training data.
             period: iterations between two lines of the log.
-            best: that knows the evaluations.
+            evaluation: that knows the last and the best result.
         """
         self.epochs = epochs
         self.period = period
-        self.best = best
+        self.evaluation = evaluation
         self._bar: tqdm | None = None
         self._stack = contextlib.ExitStack()
         self._shown_at = 0.0
@@ -80,10 +81,9 @@ class Progress(HookBase):
             tqdm(
                 total=self.trainer.max_iter,
                 initial=self.trainer.start_iter,
-                desc="training",
-                unit="it",
-                dynamic_ncols=True,
-                bar_format="{desc} {n_fmt}/{total_fmt} {bar:10} {postfix}",
+                # Some terminals do not know their width.
+                dynamic_ncols=os.get_terminal_size(sys.stderr.fileno()).columns > 0,
+                bar_format="{n_fmt}/{total_fmt} {bar:10} {desc}",
             )
         )
 
@@ -95,7 +95,7 @@ class Progress(HookBase):
             self._bar.n = done
             if now - self._shown_at > 0.5 or done == self.trainer.max_iter:
                 self._shown_at = now
-                self._bar.set_postfix_str(self._describe(losses_of_step=True), refresh=True)
+                self._bar.set_description_str(self._describe(losses_of_step=True), refresh=True)
         if done % self.period == 0 or done == self.trainer.max_iter:
             extra = FILE_ONLY if self._bar is not None else None
             where = f"iter {done}/{self.trainer.max_iter}"
@@ -112,32 +112,38 @@ class Progress(HookBase):
         words = []
         if (epoch := self.epochs.of(done)) is not None:
             words.append(f"epoch {epoch:.2f}/{self.epochs.of(length):.4g}")
-        latest = storage.latest()
-        names = [name for name in latest if "loss" in name and not name.startswith("val_")]
-        for name in sorted(names, key=lambda name: (name != "total_loss", name)):
-            value = latest[name][0]
-            if not losses_of_step:
-                value = storage.history(name).median(storage.count_samples(name, WINDOW))
-            words.append(f"{_short(name)} {value:.4g}")
+        losses = self._losses(storage, smooth=not losses_of_step)
+        words += losses[:1]
+        if self.evaluation is not None and self.evaluation.last is not None:
+            found = f"{self.evaluation.metric} {self.evaluation.last[1]:.2f}"
+            if self.evaluation.best is not None:
+                found += f" (best {self.evaluation.best[1]:.2f})"
+            words.append(found)
         seconds = _median(storage, "time")
-        if seconds:
-            words.append(f"{self.epochs.batch / seconds:.3g} img/s")
-            words.append(f"time {seconds:.3f}")
-        if (waiting := _median(storage, "data_time")) is not None:
-            words.append(f"data {waiting:.3f}")
-        if "lr" in latest:
-            words.append(f"lr {latest['lr'][0]:.4g}")
-        words.append(f"mem {_memory():.0f}M")
         if seconds:
             left = seconds * (length - done)
             storage.put_scalar("eta_seconds", left, smoothing_hint=False)
             words.append(f"eta {datetime.timedelta(seconds=int(left))}")
-        if self.best is not None and self.best.last is not None:
-            found = f"{self.best.metric} {self.best.last[1]:.2f}"
-            if self.best.best is not None:
-                found += f" (best {self.best.best[1]:.2f})"
-            words.append(found)
-        return "  ".join(words)
+            words.append(f"{self.epochs.batch / seconds:.3g} img/s")
+            words.append(f"time {seconds:.3f}")
+        if (waiting := _median(storage, "data_time")) is not None:
+            words.append(f"data {waiting:.3f}")
+        if "lr" in storage.latest():
+            words.append(f"lr {storage.latest()['lr'][0]:.4g}")
+        words.append(f"mem {_memory():.0f}M")
+        return "  ".join([*words, *losses[1:]])
+
+    def _losses(self, storage: EventStorage, smooth: bool) -> list[str]:
+        """The sum first, which a narrow terminal still shows."""
+        latest = storage.latest()
+        names = [name for name in latest if "loss" in name and not name.startswith("val_")]
+        words = []
+        for name in sorted(names, key=lambda name: (name != "total_loss", name)):
+            value = latest[name][0]
+            if smooth:
+                value = storage.history(name).median(storage.count_samples(name, WINDOW))
+            words.append(f"{_short(name)} {value:.4g}")
+        return words
 
 
 def _short(name: str) -> str:

@@ -82,8 +82,8 @@ def _optimizer(cfg: CfgNode) -> str:
 def _schedule(cfg: CfgNode) -> str:
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        steps = ", ".join(map(str, solver.STEPS)) or "never"
-        text = f"rate times {solver.GAMMA:g} at {steps}"
+        steps = ", ".join(map(str, solver.STEPS))
+        text = f"rate times {solver.GAMMA:g} at {steps}" if steps else "constant rate"
     else:
         text = solver.LR_SCHEDULER_NAME
     return f"{text}, warm-up {solver.WARMUP_ITERS} iterations"

@@ -176,6 +176,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         logging.getLogger(__name__).info(
             "optimizer group %d: %d parameters, rate %g, decay %g",
             *(i, len(group["params"]), group["lr"], group["weight_decay"]),
+            extra={"file_only": True},  # see hrnet_d2.engine.console
         )
     whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
     if clip.ENABLED and whole:
