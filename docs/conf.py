@@ -34,5 +34,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!hrnet_d2\.).*"),
     # Types in signatures that are not a part of the public reference.
     ("py:class", r"hrnet_d2\.checkpoint\.settings\..*|hrnet_d2\..*\.DetectionRule"),
-    ("py:class", r"hrnet_d2\.engine\.predictor\._Image|hrnet_d2\.modeling\.backbone\.levels\.Levels"),
+    (
+        "py:class",
+        r"hrnet_d2\.engine\.predictor\._Image|hrnet_d2\.modeling\.backbone\.levels\.Levels",
+    ),
 ]

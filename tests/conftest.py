@@ -1,5 +1,27 @@
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 # Before the package is imported: its built-in datasets take their folder from here.
 os.environ.setdefault("HRNET_D2_CACHE", tempfile.mkdtemp(prefix="hrnet_d2_tests_"))
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Commands that run inside a test set up their loggers, which other tests listen to."""
+    loggers = [logging.getLogger(name) for name in ("hrnet_d2", "detectron2", "fvcore")]
+    before = [(x, x.handlers[:], x.filters[:], x.propagate, x.level) for x in loggers]
+    yield
+    changed = False
+    for logger, handlers, filters, propagate, level in before:
+        changed |= logger.handlers != handlers or logger.propagate != propagate
+        logger.handlers[:], logger.filters[:] = handlers, filters
+        logger.propagate = propagate
+        logger.setLevel(level)
+    if changed:
+        from detectron2.utils.logger import setup_logger
+
+        setup_logger.cache_clear()  # otherwise it would not set up the same logger again

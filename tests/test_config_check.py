@@ -133,7 +133,7 @@ def test_what_a_model_does_not_read_is_not_checked():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["SOLVER.STEPS", "(50, 80)", "SOLVER.MAX_ITER", "80"], "not reduced at 80, since"),
+        (["SOLVER.STEPS", "(50, 81)", "SOLVER.MAX_ITER", "80"], "not reduced at 81, since"),
         (["SOLVER.STEPS", "(900, 950)", "SOLVER.MAX_ITER", "81"], "not reduced at 900, 950"),
         (["SOLVER.WARMUP_ITERS", "83", "SOLVER.MAX_ITER", "82"], "the warmup never ends"),
     ],

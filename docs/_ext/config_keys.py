@@ -22,7 +22,8 @@ from sphinx.util.docutils import SphinxDirective
 from hrnet_d2 import add_hrnet_config
 from hrnet_d2 import config as config_module
 
-_NAME = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")
+# With dots, or, for the keys at the top, with underscores.
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 _HEADING = "----"
 
 

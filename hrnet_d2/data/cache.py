@@ -74,4 +74,4 @@ def cached_json(data: Any, stem: str) -> Path:
     text = json.dumps(data)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = cache_folder() / "annotations" / f"{stem}_{digest}.json"
-    return write_once(target, lambda path: path.write_text(text))
+    return write_once(target, lambda path: path.write_text(text, "utf-8"))

@@ -209,8 +209,9 @@ def build_resumable_loader(
         return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
     wide = np.array([record["width"] > record["height"] for record in records])
     dataset: Any = _Numbered(records)
-    if cfg.DATALOADER.MAX_BAD_IMAGES:
-        mapper = SkippingMapper(mapper, dataset.records, wide, cfg.DATALOADER.MAX_BAD_IMAGES)
+    budget = cfg.DATALOADER.get("MAX_BAD_IMAGES", 0)  # a config without this package's keys
+    if budget:
+        mapper = SkippingMapper(mapper, dataset.records, wide, budget)
         dataset = _Indexed(len(records))
     stream = DataStream(
         wide,

@@ -115,7 +115,8 @@ class Problems:
     def listed(self, files: Iterable[str | Path]) -> str:
         """The first of many files, for a message."""
         names = [str(file).removeprefix(f"{self.root}{os.sep}") for file in files]
-        shown = [n if len(n) <= LONGEST else f"...{n[3 - LONGEST :]}" for n in names[:SHOWN]]
+        half = LONGEST // 2
+        shown = [n if len(n) <= LONGEST else f"{n[:half]}...{n[-half:]}" for n in names[:SHOWN]]
         return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
 
 
@@ -173,7 +174,7 @@ def convert(
         report.raise_errors()
         ids = [i for i, _ in classes] if classes else list(range(1, len(labels.classes) + 1))
         write_once(target, lambda folder: _write(folder, labels, ids, report.warnings))
-    manifest = json.loads((target / "manifest.json").read_text())
+    manifest = json.loads((target / "manifest.json").read_text("utf-8"))
     logger.info(
         "%s: %s, %s COCO files in %s",
         *(reader.path, reader.format, "using the" if found else "converted to", target),
@@ -208,9 +209,9 @@ def _write(folder: Path, labels: Labels, ids: Sequence[int], warnings: list[str]
                 annotation["image_id"] = number
                 annotation["category_id"] = ids[annotation["category_id"]]
                 data["annotations"].append(annotation)
-        (folder / f"{name or 'all'}.json").write_text(json.dumps(data))
+        (folder / f"{name or 'all'}.json").write_text(json.dumps(data), "utf-8")
     manifest = {"roots": roots, "warnings": warnings}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
 
 
 def _key(reader: Reader, classes: Sequence[tuple[int, str]] | None) -> str:

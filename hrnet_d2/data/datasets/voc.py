@@ -42,7 +42,7 @@ class _Folder:
     def files(self) -> list[Path]:
         if self.listed is None:
             return sorted(self.xml.rglob("*.xml"))
-        rows = (line.split() for line in self.listed.read_text().splitlines())
+        rows = (line.split() for line in self.listed.read_text("utf-8").splitlines())
         return [self.xml / f"{row[0]}.xml" for row in rows if row]
 
 
@@ -260,7 +260,7 @@ def _text(element: ET.Element, path: str) -> str:
 def _read_classes(file: Path) -> list[str]:
     """Names, one a line; of CVAT's ``labelmap.txt`` what is before the colon, but for the
     background."""
-    lines = [line.strip() for line in file.read_text().splitlines()]
+    lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
     if file.name == "labelmap.txt":
         lines = [line.partition(":")[0] for line in lines if not line.startswith("#")]
         lines = [line for line in lines if line != "background"]

@@ -101,7 +101,7 @@ class YoloData:
         if place.is_dir():
             return find_images(place)
         root, files = place.parent, []
-        for line in place.read_text().splitlines():
+        for line in place.read_text("utf-8").splitlines():
             if line := line.strip():
                 # Darknet writes paths from the folder above its "data".
                 tries = [root / line, root / line.removeprefix("data/"), root.parent / line]
@@ -118,7 +118,7 @@ class YoloData:
         if not path.is_file():
             path = file.with_suffix(".txt")
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text("utf-8").splitlines()
         except FileNotFoundError:
             return (None if size is None else LabeledImage(file, *size)), False
         except (OSError, UnicodeDecodeError):
@@ -181,7 +181,7 @@ def _labels_of(image: Path) -> str:
 
 def _load(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text())
+        return yaml.safe_load(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise DatasetError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from error
 
@@ -244,7 +244,7 @@ def _place(file: Path, data: dict, given: str) -> Path | str:
 
 def _from_darknet(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:
     """``obj.data`` of Darknet, as CVAT exports it."""
-    pairs = (line.partition("=") for line in file.read_text().splitlines())
+    pairs = (line.partition("=") for line in file.read_text("utf-8").splitlines())
     values = {key.strip(): value.strip() for key, _, value in pairs}
 
     def find(key: str) -> Path | None:
@@ -292,4 +292,4 @@ def _has_rows(splits: dict[str, list[Path]]) -> bool:
 
 
 def _read_names(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]

@@ -99,7 +99,7 @@ def test_areas_of_masks_stay(coco, caplog):
     for annotation in coco.data["annotations"]:
         annotation["area"] *= 0.3
     _, text = register(coco, caplog)
-    assert "area" not in text
+    assert '"area"' not in text
 
 
 TABLES = ("images", "annotations", "categories")
