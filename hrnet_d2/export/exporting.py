@@ -117,7 +117,17 @@ def export(
     if images is None:
         first = draw(0, 0)[0] if calibration is None else read_image(str(calibration.files[0]))
         images = check_images(first)
-    return write_export(source, Path(output), format, dtype, images, overwrite, report, calibration)
+    return write_export(
+        source,
+        Path(output),
+        format,
+        dtype,
+        images,
+        overwrite,
+        report,
+        calibration,
+        compile_backbone,
+    )
 
 
 @dataclass(frozen=True)
