@@ -97,7 +97,9 @@ def test_parts_of_other_images_differ_by_their_divisors(tmp_path, images, family
     whole, expected = gradients(cfg, 1, images)
     losses, found = gradients(cfg, 2, images)
     assert sum(losses.values()) == pytest.approx(sum(whole.values()), rel=0.1)
-    assert 1e-3 < difference(expected, found) < 0.3
+    assert difference(expected, found) < 0.3
+    if family == "fcos":  # the parts of R-CNNs may have equally many samples
+        assert difference(expected, found) > 1e-3
 
 
 def test_divide():
