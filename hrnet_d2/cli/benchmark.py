@@ -6,6 +6,7 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
     hrnet-d2 benchmark data
     hrnet-d2 benchmark eval      --images 5000
+    hrnet-d2 benchmark serve     --weights model_final.pth --size 96 128 --batches 1 8
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
     hrnet-d2 benchmark htc-heads           --size 800 1344
 
@@ -29,6 +30,7 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    serving,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -63,6 +65,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "curves": training.run_curves,
     "data": data.run_data,
     "eval": run_eval,
+    "serve": serving.run_serve,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
 }
@@ -109,6 +112,11 @@ def parse_args(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> ar
         help=f"of training, several joined by +: {', '.join(training.SWITCHES)}",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the task curves")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[1], help="--batch-size of the task serve"
+    )
+    parser.add_argument("--clients", type=int, default=64, help="of the task serve")
+    parser.add_argument("--seconds", type=float, default=60, help="of the task serve")
     parser.add_argument("--iterations", type=int, default=100, help="of the task curves")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     args = parser.parse_args(arguments)
