@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import threading
 import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
         def started() -> None:
             print(f"{model.name} on {model.device}: {url} (Ctrl-C stops)", flush=True)
-            if args.open:
-                webbrowser.open(url)
+            if args.open:  # some browsers return only when they are closed
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
         server.build_server(app, limits, started).run([taken])
     finally:
@@ -95,10 +96,11 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
         "--allow-host",
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME",
-        help="names under which the server is reached, beside localhost and addresses; '*': any",
+        help="a name under which the server is reached, beside localhost and addresses; '*': any. "
+        "Can be given several times",
     )
     group = parser.add_argument_group("limits")
     for name, kind, default, text in (

@@ -46,8 +46,8 @@ def checkpoint(tmp_path_factory):
     def make(family):
         path = folder / family
         if not path.is_dir():
-            # FCOS' head normalizes 32 groups of channels.
-            wide = ["MODEL.HRNETV2P.NECK.OUT_CHANNELS", "32"] if family == "fcos" else []
+            # FCOS' head normalizes 32 groups of several channels.
+            wide = ["MODEL.HRNETV2P.NECK.OUT_CHANNELS", "64"] if family == "fcos" else []
             cfg = model_zoo.load_config(FAMILIES[family], [*TINY, *SMALLER, *wide])
             torch.manual_seed(1)
             Checkpointer(build_model(cfg), str(path), cfg=cfg).save("model_final")
