@@ -12,6 +12,11 @@ from detectron2.config import CfgNode
 __all__ = ["DEFAULTS", "add_hrnet_config", "upgrade_config"]
 
 DEFAULTS: dict[str, Any] = {
+    # "highest": matrix products and convolutions in full float32. "high": on an NVIDIA GPU both
+    # round what they multiply to TF32 (10 bits of mantissa). "" leaves PyTorch as it is, which is
+    # TF32 for convolutions alone. The key of later versions of Detectron2, for which it is about
+    # matrix products.
+    "FLOAT32_PRECISION": "",
     # Load MODEL.WEIGHTS even if layers outside the backbone differ from the file's: these are
     # re-initialized, as for fine-tuning on other classes. False: such a file is an error.
     "MODEL.PARTIAL_LOAD": False,
@@ -247,7 +252,7 @@ DEFAULTS: dict[str, Any] = {
     # ---- Inference: the arguments of hrnet_d2.optimize
     # Rewrite the network for inference (Predictor, --eval-only): the same results to rounding.
     "MODEL.OPTIMIZE.ENABLED": True,
-    # "on", "off", or "auto": on the CPU, and on a GPU with a 16-bit DTYPE.
+    # "on", "off", or "auto": on the CPU and on NVIDIA GPUs, and on others with a 16-bit DTYPE.
     "MODEL.OPTIMIZE.CHANNELS_LAST": "auto",
     # Winograd's algorithm for large 3x3 convolutions on the CPU.
     "MODEL.OPTIMIZE.WINOGRAD": True,

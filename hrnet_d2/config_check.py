@@ -178,6 +178,7 @@ TRACKERS = ("wandb", "mlflow")
 
 RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("a folder's path", lambda v: bool(v.strip()) and "\0" not in v),
+    "FLOAT32_PRECISION": _one_of("", "highest", "high", "medium"),
     "MODEL.DEVICE": Rule("'cpu', 'cuda', 'cuda:N', 'mps' or 'xpu'", _is_device),
     "MODEL.PIXEL_MEAN": _all("finite numbers", lambda v: math.isfinite(v)),
     "MODEL.PIXEL_STD": _all("numbers above 0", _is_positive),

@@ -5,6 +5,7 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark train     --config ... --switches plain default sum+checkpoint
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
     hrnet-d2 benchmark data
+    hrnet-d2 benchmark loader    --workers 0 2 4 8 --batch 2
     hrnet-d2 benchmark eval      --images 5000
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
     hrnet-d2 benchmark htc-heads           --size 800 1344
@@ -29,6 +30,7 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    loading,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -62,6 +64,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "train": training.run_train,
     "curves": training.run_curves,
     "data": data.run_data,
+    "loader": loading.run_loading,
     "eval": run_eval,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
@@ -99,6 +102,9 @@ def parse_args(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> ar
         help="candidates of a level, of the task fcos-postprocessing",
     )
     parser.add_argument("--proposals", type=int, default=1000, help="of the task htc-heads")
+    parser.add_argument(
+        "--workers", nargs="+", type=int, default=[0, 2, 4], help="processes, of the task loader"
+    )
     parser.add_argument("--plot", help="PNG of the task growth")
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--variants", nargs="*", default=[], choices=inference.VARIANTS)

@@ -86,6 +86,7 @@ class FusedConv2d(nn.Conv2d):
         self.use_winograd = use_winograd and winograd.is_profitable(conv)
         self.use_onednn = _has_onednn() and conv.padding_mode == "zeros"
         self.use_onednn = self.use_onednn and not isinstance(conv.padding, str)
+        self.use_cudnn = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
         self._packed: torch.Tensor | None = None
         self._packed_from: tuple[int, int] | None = None
 
@@ -122,10 +123,45 @@ class FusedConv2d(nn.Conv2d):
             if self._packed_from != weight:
                 self._packed, self._packed_from = None, weight
             return self._winograd(x, other) if self.use_winograd else self._onednn(x, other)
+        if self.use_cudnn and self.relu and x.device.type == "cuda" and _can_fuse_on_gpu(x):
+            try:
+                return self._cudnn(x, other)
+            except RuntimeError:  # no kernel for this type, size or GPU
+                self.use_cudnn = False
         y = self._conv_forward(x, self.weight, self.bias)
         if other is not None:
             y += other
         return y.relu_() if self.relu else y
+
+    def pad_channels(self, multiple: int) -> None:
+        """Widen weights by zeros to multiples of channels, in and out.
+
+        The tensor cores of GPUs want multiples of 8 in 16-bit types. Channels of images stay.
+        """
+        more_out = -self.out_channels % multiple
+        more_in = -self.in_channels % multiple if self.in_channels > multiple // 2 else 0
+        if self.groups != 1 or not (more_out or more_in):
+            return
+        weight = F.pad(self.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        if self.bias is not None:
+            bias = F.pad(self.bias.detach(), (0, more_out))
+            self.bias = nn.Parameter(bias, requires_grad=False)
+        self.in_channels += more_in
+        self.out_channels += more_out
+
+    def _cudnn(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """Convolution, bias, sum and ReLU in one kernel of cuDNN's."""
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            other = None if other is None else other.to(dtype)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        if other is None:
+            return torch.cudnn_convolution_relu(x, weight, bias, *geometry)
+        return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, bias, *geometry)
 
     def _winograd(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         if self._packed is None:
@@ -161,6 +197,13 @@ class FusedConv2d(nn.Conv2d):
             [],
             None,
         )
+
+
+def _can_fuse_on_gpu(x: torch.Tensor) -> bool:
+    if x.numel() == 0 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    # In 16-bit types the kernels that fuse are for channels-last maps; others get them converted.
+    return x.dtype == torch.float32 or x.is_contiguous(memory_format=torch.channels_last)
 
 
 def can_fuse(conv: nn.Module) -> bool:

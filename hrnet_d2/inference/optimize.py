@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, TypeVar, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
@@ -23,10 +23,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
-from .cuda_graphs import CUDAGraphs
 from .fused_conv import version_of
 from .fused_hrnet import FusedHRNet
+from .gpu_input import take_images_faster
+from .graphed import forget_graphs, pool_without_waiting, use_cuda_graphs
 from .openvino_backend import BackendError, Connection, connect, is_available
+from .optimized_backbone import OptimizedBackbone
 from .rewrite import rewrite_for_inference
 
 __all__ = ["is_optimized", "optimize", "optimize_by_config", "running", "to_float32"]
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("torch", "openvino", "inductor", "auto")
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+
+# Tensor cores multiply matrices in steps of this many channels.
+TENSOR_CORE_CHANNELS = 8
 
 _Optimized = TypeVar("_Optimized", bound="_InferenceOnly")
 
@@ -68,6 +73,7 @@ class _InferenceOnly(nn.Module):
     def _apply(self: _Optimized, *args: Any, **kwargs: Any) -> _Optimized:
         self._check_unchanged()
         super()._apply(*args, **kwargs)
+        forget_graphs(self)
         self._versions = [version_of(tensor) for tensor in self._shared]
         return self
 
@@ -144,37 +150,6 @@ def to_float32(instances: Instances | None) -> None:
                 instances.set(name, Boxes(value.tensor.float()))
 
 
-class _OptimizedBackbone(Backbone):
-    """A backbone in another type, behind CUDA graphs, or with coarser sizes."""
-
-    def __init__(self, inner: Backbone, dtype: torch.dtype | None, bucket: int, graphs: bool):
-        super().__init__()
-        self.inner = inner if dtype is None else inner.to(dtype)
-        self.dtype = dtype
-        self.bucket = bucket
-        self.run = CUDAGraphs(inner) if graphs else None
-        self._out_features = inner._out_features
-
-    @property
-    def size_divisibility(self) -> int:
-        return self.bucket or self.inner.size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return self.inner.padding_constraints
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return self.inner.output_shape()
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.dtype is None:
-            return self.inner(x) if self.run is None else self.run(x)
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.dtype)
-            features = self.inner(x) if self.run is None else self.run(x)
-        return {name: feature.float() for name, feature in features.items()}
-
-
 def is_optimized(model: nn.Module) -> bool:
     """Whether a model came from :func:`optimize`."""
     return isinstance(model, _InferenceOnly)
@@ -210,8 +185,8 @@ def optimize(
     Args:
         model: any detector, with its weights loaded and on its device.
         fold: rewrite layers as above.
-        channels_last: memory format of the maps; None is yes on the CPU, and on a GPU
-            with a 16-bit ``dtype``.
+        channels_last: memory format of the maps; None is yes on the CPU and on NVIDIA's GPUs, and
+            on others with a 16-bit ``dtype``.
         winograd: allow Winograd's algorithm (rounding of 1e-5 of the largest value of a map,
             against 2e-6).
         dtype: ``torch.bfloat16`` or ``torch.float16`` for the backbone, and autocast for the
@@ -220,8 +195,9 @@ def optimize(
             each stage, and some more where PyTorch picks other kernels for very small or very
             large images. Needs a C++ compiler on the CPU, where the first image takes a minute
             (``tools/benchmark.py inference --variants compile`` says how long).
-        cuda_graphs: on a GPU, replay the backbone as one CUDA graph for each size of input; falls
-            back to eager where a size cannot be captured, and on the CPU.
+        cuda_graphs: on a GPU, replay the backbone with the RPN's or FCOS's head, and the box heads,
+            as one CUDA graph each for each size of input; falls back to eager where a size cannot
+            be captured, and on the CPU.
         size_bucket: pad images to multiples of this, a multiple of 32, so that fewer sizes
             occur for compilation and graphs. Changes results a little near the padded border.
             0 pads to the backbone's own 32.
@@ -255,14 +231,21 @@ def optimize(
     given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     device = next(model.parameters()).device.type
     if channels_last is None:
-        channels_last = device == "cpu" or dtype is not None
+        channels_last = device in ("cpu", "cuda") or dtype is not None
     model = _copy_structure(model).eval()
     put_backend = None
     if backend == "openvino" or (backend == "auto" and not (compile or cuda_graphs)):
         put_backend = _connect_openvino(model, dtype, required=backend == "openvino")
     model = rewrite_for_inference(
-        model, fold=fold, channels_last=channels_last, use_winograd=winograd
+        model,
+        fold=fold,
+        channels_last=channels_last,
+        use_winograd=winograd,
+        channel_multiple=TENSOR_CORE_CHANNELS if _on_tensor_cores(device, dtype) else 1,
     )
+    if device == "cuda":
+        pool_without_waiting(model)
+        take_images_faster(model)
     if compile:
         _compile(model)
     backbone_dtype = dtype
@@ -271,9 +254,9 @@ def optimize(
         backbone_dtype = None  # the graph has it inside
     wrapped = backbone_dtype is not None or cuda_graphs or size_bucket
     if wrapped and isinstance(getattr(model, "backbone", None), Backbone):
-        model.backbone = _OptimizedBackbone(
-            model.backbone, backbone_dtype, size_bucket, cuda_graphs
-        ).eval()
+        model.backbone = OptimizedBackbone(model.backbone, backbone_dtype, size_bucket).eval()
+        if cuda_graphs:
+            use_cuda_graphs(model, model.backbone)
     for module in model.modules():
         module._register_load_state_dict_pre_hook(_refuse_state)
     model.__class__ = _optimized_class(cast(Callable[..., nn.Module], type(model)))
@@ -314,6 +297,10 @@ def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
         size_bucket=node.SIZE_BUCKET,
         backend=node.BACKEND,
     )
+
+
+def _on_tensor_cores(device: str, dtype: torch.dtype | None) -> bool:
+    return device == "cuda" and (dtype is not None or torch.backends.cudnn.allow_tf32)
 
 
 def _connect_openvino(
