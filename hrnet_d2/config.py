@@ -252,7 +252,8 @@ DEFAULTS: dict[str, Any] = {
     # ---- Inference: the arguments of hrnet_d2.optimize
     # Rewrite the network for inference (Predictor, --eval-only): the same results to rounding.
     "MODEL.OPTIMIZE.ENABLED": True,
-    # "on", "off", or "auto": on the CPU and on NVIDIA GPUs, and on others with a 16-bit DTYPE.
+    # "on", "off", or "auto": on the CPU, and on a GPU with a 16-bit DTYPE or TF32 (see
+    # FLOAT32_PRECISION).
     "MODEL.OPTIMIZE.CHANNELS_LAST": "auto",
     # Winograd's algorithm for large 3x3 convolutions on the CPU.
     "MODEL.OPTIMIZE.WINOGRAD": True,
@@ -264,7 +265,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.OPTIMIZE.BACKEND": "torch",
     # Compile the backbone's modules with torch.compile: the first image takes a minute.
     "MODEL.OPTIMIZE.COMPILE": False,
-    # Replay the backbone as one CUDA graph for each input size.
+    # Replay the network as CUDA graphs, for each input size: on a GPU, three to six times as fast
+    # for single images.
     "MODEL.OPTIMIZE.CUDA_GRAPHS": False,
     # Pad images to multiples of this, so that COMPILE and CUDA_GRAPHS see fewer sizes; 0 pads to
     # the backbone's own 32.

@@ -185,8 +185,9 @@ def optimize(
     Args:
         model: any detector, with its weights loaded and on its device.
         fold: rewrite layers as above.
-        channels_last: memory format of the maps; None is yes on the CPU and on NVIDIA's GPUs, and
-            on others with a 16-bit ``dtype``.
+        channels_last: memory format of the maps; None is yes on the CPU, and on a GPU with a
+            16-bit ``dtype`` or where convolutions may round to TF32 (PyTorch's default): without,
+            channels-last convolutions are several times slower.
         winograd: allow Winograd's algorithm (rounding of 1e-5 of the largest value of a map,
             against 2e-6).
         dtype: ``torch.bfloat16`` or ``torch.float16`` for the backbone, and autocast for the
@@ -231,7 +232,7 @@ def optimize(
     given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     device = next(model.parameters()).device.type
     if channels_last is None:
-        channels_last = device in ("cpu", "cuda") or dtype is not None
+        channels_last = device == "cpu" or dtype is not None or _on_tensor_cores(device, dtype)
     model = _copy_structure(model).eval()
     put_backend = None
     if backend == "openvino" or (backend == "auto" and not (compile or cuda_graphs)):
