@@ -1,6 +1,7 @@
 r"""Measure inference, training, data loading and evaluation: the plain path and the fast one.
 
     hrnet-d2 benchmark inference --config faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml
+    hrnet-d2 benchmark runtimes  --config ...           (with the extras openvino, onnx and int8)
     hrnet-d2 benchmark growth    --config ... --switches plain default --plot growth.png
     hrnet-d2 benchmark train     --config ... --switches plain default sum+checkpoint
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
@@ -29,6 +30,7 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    runtimes,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -58,6 +60,7 @@ def run_eval(args: argparse.Namespace) -> list[dict]:
 
 TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "inference": inference.run_inference,
+    "runtimes": runtimes.run_runtimes,
     "growth": run_growth,
     "train": training.run_train,
     "curves": training.run_curves,
@@ -102,6 +105,9 @@ def parse_args(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> ar
     parser.add_argument("--plot", help="PNG of the task growth")
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--variants", nargs="*", default=[], choices=inference.VARIANTS)
+    parser.add_argument(
+        "--runtimes", nargs="*", choices=runtimes.RUNTIMES, help="of the task; default: all"
+    )
     parser.add_argument(
         "--switches",
         nargs="+",

@@ -24,9 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
 from .cuda_graphs import CUDAGraphs
-from .fused_conv import version_of
 from .fused_hrnet import FusedHRNet
 from .openvino_backend import BackendError, Connection, connect, is_available
+from .packed_weight import version_of
 from .rewrite import rewrite_for_inference
 
 __all__ = ["is_optimized", "optimize", "optimize_by_config", "running", "to_float32"]

@@ -13,6 +13,7 @@ from hrnet_d2.modeling.backbone.hrnet import HRNet
 
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 from .fused_hrnet import FusedHRFPN, FusedHRNet, can_rewrite
+from .fused_linear import FusedLinear, is_large
 from .roi_align import FastROIAlign
 
 __all__ = ["rewrite_for_inference"]
@@ -62,6 +63,8 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
         new = FusedHRNet(module)
     elif can_fuse(module):
         new = fuse_conv(cast(nn.Conv2d, module))
+    elif is_large(module):
+        new = FusedLinear(cast(nn.Linear, module))
     elif isinstance(module, ROIAlign):
         new = FastROIAlign(module)
     else:
