@@ -61,7 +61,7 @@ def _measure(args: argparse.Namespace, config: str, names: list[str], folder: Pa
     del model
     cfg.MODEL.WEIGHTS = str(weights)
     image = synthetic_image(*args.size)
-    runs: dict[str, Callable[[Any], dict]] = {}
+    runs: dict[str, Callable[[Any], Any]] = {}
     row: dict[str, Any] = {"config": config, "size": args.size, "paths": {}}
     outputs = {}
     for name in names:
@@ -84,7 +84,7 @@ def _measure(args: argparse.Namespace, config: str, names: list[str], folder: Pa
     return row
 
 
-def _runtime(cfg: Any, name: str, folder: Path) -> Callable[[Any], dict]:
+def _runtime(cfg: Any, name: str, folder: Path) -> Callable[[Any], Any]:
     if name in PREDICTORS:
         cfg = cfg.clone()
         options = PREDICTORS[name]

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hrnet_d2.layers import winograd
 from hrnet_d2.layers.norm_folding import can_fold, scale_and_offset
 from hrnet_d2.layers.onednn import computes_bfloat16, has_onednn
 
-from . import winograd
 from .packed_weight import PackedWeight
 
 Pair: TypeAlias = tuple[int, int]

@@ -3,21 +3,21 @@
 import torch
 from torch import nn
 
+from hrnet_d2.layers.cpu_training import SMALLEST_LINEAR, CPULinear
 from hrnet_d2.layers.onednn import has_onednn, linear, pack_linear
 
 from .packed_weight import PackedWeight
 
 __all__ = ["FusedLinear", "is_large"]
 
-# Weights below this are multiplied in no time.
-SMALLEST = 2**18
 # Regions at a time, about, that the layout is chosen for.
 ROWS = 1000
 
 
 def is_large(layer: nn.Module) -> bool:
     """Whether :class:`FusedLinear` speeds a layer up."""
-    return type(layer) is nn.Linear and layer.weight.numel() >= SMALLEST and has_onednn()
+    plain = type(layer) in (nn.Linear, CPULinear)
+    return plain and layer.get_parameter("weight").numel() >= SMALLEST_LINEAR and has_onednn()
 
 
 class FusedLinear(nn.Linear):

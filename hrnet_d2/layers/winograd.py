@@ -19,7 +19,7 @@ from hrnet_d2.layers.onednn import has_onednn, linear, pack_linear
 
 __all__ = ["Weight", "is_profitable", "pack_weight", "transform_weight", "winograd_conv3x3"]
 
-# (36, I, O), or each of the 36 laid out for oneDNN.
+# (36, O, I), or each of the 36 laid out for oneDNN.
 Weight: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 
 TILE = 4  # outputs a side
@@ -53,28 +53,29 @@ def is_profitable(conv: nn.Conv2d) -> bool:
     )
 
 
-def transform_weight(weight: torch.Tensor) -> torch.Tensor:
-    """(O, I, 3, 3) to Winograd's (36, I, O), computed in double precision."""
-    g = torch.tensor(_G, dtype=torch.float64, device=weight.device)
-    u = torch.einsum("ai,bj,ocij->abco", g, g, weight.detach().double())
-    return u.reshape(WINDOW**2, weight.shape[1], weight.shape[0]).to(weight.dtype).contiguous()
+def transform_weight(weight: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """(O, I, 3, 3) to Winograd's (36, O, I), computed in ``dtype``."""
+    g = torch.tensor(_G, dtype=dtype, device=weight.device)
+    taps = weight.detach().to(dtype).reshape(-1, 9).t()
+    transformed = torch.kron(g, g) @ taps
+    return transformed.view(WINDOW**2, *weight.shape[:2]).to(weight.dtype)
 
 
 def pack_weight(weight: torch.Tensor) -> Weight:
-    """(O, I, 3, 3) to the form that multiplies fastest on this machine."""
+    """(O, I, 3, 3) to the form that multiplies fastest on this machine, for many calls."""
     transformed = transform_weight(weight)
     if not has_onednn():
         return transformed
     rows = CHUNK_ELEMENTS // max(weight.shape[:2])
-    return tuple(pack_linear(u.t().contiguous(), rows) for u in transformed)
+    return tuple(pack_linear(u, rows) for u in transformed)
 
 
 def _multiply(
     tiles: torch.Tensor, weight: Weight, bias: torch.Tensor | None, channels: int
 ) -> torch.Tensor:
     """(36, T, I) to the products (36, T, O), with the bias where it comes to all outputs once."""
-    if isinstance(weight, torch.Tensor):
-        products = torch.bmm(tiles, weight)
+    if isinstance(weight, torch.Tensor) and not (has_onednn() and tiles.dtype == torch.float32):
+        products = torch.bmm(tiles, weight.transpose(1, 2))
         if bias is not None:
             products[_BIAS_AT] += bias
         return products
@@ -117,7 +118,7 @@ def winograd_conv3x3(
         (N, O, H, W), channels-last.
     """
     n, cin, height, width = x.shape
-    cout = weight.shape[2] if isinstance(weight, torch.Tensor) else weight[0].shape[0]
+    cout = weight[0].shape[0]
     rows, cols = -(-height // TILE), -(-width // TILE)
     source = x.permute(0, 2, 3, 1)
     result = x.new_empty(n, height, width, cout)
