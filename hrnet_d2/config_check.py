@@ -242,7 +242,7 @@ RULES: dict[str, Rule] = {
     "MODEL.FCOS.NMS_THRESH_TEST": _when(FRACTION, _is_fcos),
     "MODEL.OPTIMIZE.BACKEND": _one_of("torch", "openvino", "inductor", "auto"),
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
-    "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16"),
+    "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16", "auto"),
     "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),
     "VIS_FIRST_BATCH": _one_of("on", "off", "auto"),
     "INPUT.BACKEND": _one_of("opencv", "detectron2"),

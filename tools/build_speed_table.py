@@ -25,6 +25,15 @@ def _of_task(reports: list[dict], task: str) -> list[dict]:
     return [report for report in reports if report.get("task") == task]
 
 
+def _results(reports: list[dict]) -> list[dict]:
+    """The results of reports, each with the "instructions" of its processor."""
+    return [
+        {**result, "instructions": report["environment"]["instructions"]}
+        for report in reports
+        for result in report["results"]
+    ]
+
+
 def _name(config: str) -> str:
     return f"`{config.rsplit('/', 1)[-1].removesuffix('.yaml')}`"
 
@@ -51,12 +60,13 @@ def inference_table(reports: list[dict]) -> str:
     """Plain and optimized, one row per config."""
     rows = []
     reports = _of_task(reports, "inference")
-    for result in (result for report in reports for result in report["results"]):
+    for result in _results(reports):
         plain, fast = result["paths"]["plain"], result["paths"]["optimized"]
         apart = fast["difference"]
         rows.append(
             [
                 _name(result["config"]),
+                result["instructions"],
                 "{}x{}".format(*result["size"]),
                 f"{plain['median_ms'] / 1e3:.2f}",
                 f"{fast['median_ms'] / 1e3:.2f}",
@@ -66,21 +76,46 @@ def inference_table(reports: list[dict]) -> str:
                 else "see the JSON file",
             ]
         )
-    columns = ["config", "image", "plain, s", "optimized, s", "speedup", "largest difference"]
+    columns = [
+        "config",
+        "processor",
+        "image",
+        "plain, s",
+        "optimized, s",
+        "speedup",
+        "largest difference",
+    ]
     how = "medians, both paths interleaved in one run."
     return _table(rows, columns) + _measured(reports, how)
+
+
+def runtimes_table(reports: list[dict]) -> str:
+    """Milliseconds of everything that can run a detector, one row per config and processor."""
+    reports = _of_task(reports, "runtimes")
+    results = [(report, result) for report in reports for result in report["results"]]
+    names = list(dict.fromkeys(name for _, result in results for name in result["paths"]))
+    rows = []
+    for report, result in results:
+        paths = result["paths"]
+        figures = [
+            f"{paths[n]['median_ms']:.0f} ({paths[n]['speedup']:.1f}x)" if n in paths else ""
+            for n in names
+        ]
+        rows.append([_name(result["config"]), report["environment"]["instructions"], *figures])
+    how = "medians of an image, from pixels to detections, in ms, all alternated in one run."
+    return _table(rows, ["config", "instructions", *names]) + _measured(reports, how)
 
 
 def parts_table(reports: list[dict]) -> str:
     """Seconds of each part, plain and optimized."""
     rows = []
     names = ["bottom_up", "neck", "proposals", "heads", "other"]
-    for result in (r for report in _of_task(reports, "inference") for r in report["results"]):
+    for result in _results(_of_task(reports, "inference")):
         for path in ("plain", "optimized"):
             parts = result["paths"][path]["parts_ms"]
             figures = [f"{parts[n] / 1e3:.2f}" if n in parts else "" for n in names]
-            rows.append([_name(result["config"]), path, *figures])
-    return _table(rows, ["config", "path", *(f"{name}, s" for name in names)])
+            rows.append([_name(result["config"]), result["instructions"], path, *figures])
+    return _table(rows, ["config", "processor", "path", *(f"{name}, s" for name in names)])
 
 
 def training_table(reports: list[dict]) -> str:
@@ -89,16 +124,24 @@ def training_table(reports: list[dict]) -> str:
     rows = [
         [
             _name(result["config"]),
+            result["instructions"],
             f"{result['batch']} x " + "{}x{}".format(*result["size"]),
             result["switch"],
             f"{result['median_ms'] / 1e3:.2f}",
             f"{result['speedup']:.2f}x",
             f"{result['peak_memory_bytes'] / 2**30:.2f}",
         ]
-        for report in reports
-        for result in report["results"]
+        for result in _results(reports)
     ]
-    columns = ["config", "images", "switches", "s/iter", "speedup vs. plain", "peak, GiB"]
+    columns = [
+        "config",
+        "processor",
+        "images",
+        "switches",
+        "s/iter",
+        "speedup vs. plain",
+        "peak, GiB",
+    ]
     return _table(rows, columns) + _measured(
         reports, "medians, all interleaved in one run; memory measured in a separate process."
     )
@@ -166,6 +209,7 @@ def evaluation_table(reports: list[dict]) -> str:
 
 SECTIONS = {
     "Inference": ("inference", inference_table),
+    "Runtimes": ("runtimes", runtimes_table),
     "Inference by part": ("inference", parts_table),
     "Training": ("train", training_table),
     "Loss curves": ("curves", curves_table),

@@ -18,7 +18,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
 
-__all__ = ["BackendError", "OpenVINONetwork", "connect", "convert", "is_available"]
+__all__ = ["BackendError", "OpenVINONetwork", "connect", "convert", "find_head", "is_available"]
 
 logger = logging.getLogger(__name__)
 
@@ -307,7 +307,7 @@ def connect(model: nn.Module, dtype: torch.dtype | None) -> Connection:
         raise BackendError(f"OpenVINO runs detectors with a backbone, not {type(model).__name__}")
     if next(model.parameters()).device.type != "cpu":
         raise BackendError("OpenVINO runs on the CPU: set MODEL.DEVICE cpu")
-    parent, name, levels = _find_head(model)
+    parent, name, levels = find_head(model)
     names = list(backbone.output_shape())
     head = None if parent is None else getattr(parent, name)
     channels = len(getattr(model, "pixel_mean", torch.zeros(3)))
@@ -322,14 +322,14 @@ def connect(model: nn.Module, dtype: torch.dtype | None) -> Connection:
     def put(copy: nn.Module) -> None:
         store = _Store([names.index(level) for level in levels], structure)
         copy.backbone = _Backbone(copy.backbone, network, store).eval()
-        owner, attribute, _ = _find_head(copy)
+        owner, attribute, _ = find_head(copy)
         if owner is not None:
             setattr(owner, attribute, _Head(getattr(owner, attribute), store).eval())
 
     return put
 
 
-def _find_head(model: nn.Module) -> tuple[nn.Module | None, str, list[str]]:
+def find_head(model: nn.Module) -> tuple[nn.Module | None, str, list[str]]:
     """The module that holds the dense head, its attribute, and the maps that the head reads."""
     proposals: Any = getattr(model, "proposal_generator", None)
     if isinstance(getattr(proposals, "rpn_head", None), nn.Module):
