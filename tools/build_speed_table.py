@@ -106,6 +106,27 @@ def runtimes_table(reports: list[dict]) -> str:
     return _table(rows, ["config", "instructions", *names]) + _measured(reports, how)
 
 
+def startup_table(reports: list[dict]) -> str:
+    """Import, loading and the first image, in a process of its own."""
+    reports = _of_task(reports, "startup")
+    rows = [
+        [
+            _name(result["config"]),
+            result["instructions"],
+            f"{result['file_bytes'] / 2**20:.0f}",
+            f"{result['import_s']:.1f}",
+            f"{result['load_s']:.1f}",
+            f"{result['first_image_s']:.1f}",
+            f"{result['load_bytes'] / 2**20:.0f}",
+            f"{result['peak_memory_bytes'] / 2**20:.0f}",
+        ]
+        for result in _results(reports)
+    ]
+    columns = ["config", "processor", "file, MiB", "import, s", "load, s", "first image, s"]
+    columns += ["loading takes, MiB", "peak, MiB"]
+    return _table(rows, columns) + _measured(reports, "medians of fresh processes.")
+
+
 def parts_table(reports: list[dict]) -> str:
     """Seconds of each part, plain and optimized."""
     rows = []
@@ -210,6 +231,7 @@ def evaluation_table(reports: list[dict]) -> str:
 SECTIONS = {
     "Inference": ("inference", inference_table),
     "Runtimes": ("runtimes", runtimes_table),
+    "Start": ("startup", startup_table),
     "Inference by part": ("inference", parts_table),
     "Training": ("train", training_table),
     "Loss curves": ("curves", curves_table),

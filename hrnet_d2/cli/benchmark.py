@@ -2,6 +2,7 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
 
     hrnet-d2 benchmark inference --config faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml
     hrnet-d2 benchmark runtimes  --config ...           (with the extras openvino, onnx and int8)
+    hrnet-d2 benchmark startup   --config ...
     hrnet-d2 benchmark growth    --config ... --switches plain default --plot growth.png
     hrnet-d2 benchmark train     --config ... --switches plain default sum+checkpoint
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
@@ -31,6 +32,7 @@ from hrnet_d2.benchmark import (
     htc_heads,
     inference,
     runtimes,
+    startup,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -61,6 +63,7 @@ def run_eval(args: argparse.Namespace) -> list[dict]:
 TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "inference": inference.run_inference,
     "runtimes": runtimes.run_runtimes,
+    "startup": startup.run_startup,
     "growth": run_growth,
     "train": training.run_train,
     "curves": training.run_curves,

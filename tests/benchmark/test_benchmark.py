@@ -182,10 +182,34 @@ def test_table_of_a_report():
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX2", "torch": "2.11.0+cpu"}
     report = {"task": "inference", "results": [result], "environment": where}
     table = tool.inference_table([{"task": "analyze"}, report])
-    assert "| `b`      | 800x1200 | 4.00       | 1.60           | 2.50x" in table
+    assert "| `b`      | AVX2        | 800x1200 | 4.00       | 1.60           | 2.50x" in table
     assert "A CPU, 2 threads (AVX2), torch 2.11.0" in table
     with pytest.raises(ValueError, match="speed-table"):
         tool.insert("no markers", table)
+
+
+def test_tables_of_runtimes_and_start():
+    tool = _tool("build_speed_table")
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
+    paths = {"plain": {"median_ms": 900.0, "speedup": 1.0}}
+    paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0}
+    runs = {"task": "runtimes", "environment": where}
+    runs["results"] = [{"config": "a/b.yaml", "paths": paths}]
+    assert "| `b`      | AVX512         | 900 (1.0x) | 300 (3.0x)" in tool.runtimes_table([runs])
+    keys = ("file_bytes", "import_s", "load_s", "first_image_s", "load_bytes", "peak_memory_bytes")
+    start = {"task": "startup", "environment": where}
+    start["results"] = [{"config": "a/b.yaml", **dict.fromkeys(keys, 2**20)}]
+    assert tool.startup_table([start, runs]).count("1048576.0") == 3
+
+
+@pytest.mark.slow
+def test_startup_and_runtimes(tmp_path):
+    arguments = ["--size", "96", "128", "--repeat", "1", "--device", "cpu"]
+    (row,) = benchmark.measure(["startup", *arguments])["results"]
+    assert 0 < row["load_bytes"] < row["peak_memory_bytes"]
+    (row,) = benchmark.measure(["runtimes", *arguments, "--runtimes", "bf16"])["results"]
+    assert list(row["paths"]) == ["plain", "optimized", "bf16"]
+    assert row["paths"]["optimized"]["difference"]["same_classes"]
 
 
 def test_plot_of_time_and_memory(tmp_path):
