@@ -1,0 +1,43 @@
+"""The values that options offer; what they stand for is in the modules that use them."""
+
+__all__ = [
+    "CLOCKS",
+    "EXPORT_DTYPES",
+    "EXPORT_FORMATS",
+    "SWITCHES",
+    "TASKS",
+    "TRACKERS",
+    "VARIANTS",
+]
+
+TRACKERS = ("mlflow", "wandb")
+
+EXPORT_FORMATS = ("onnx", "openvino", "torchscript", "pt2")
+EXPORT_DTYPES = ("float32", "float16", "bfloat16")
+
+# Of `hrnet-d2 benchmark`:
+TASKS = (
+    "inference",
+    "growth",
+    "train",
+    "curves",
+    "data",
+    "eval",
+    "fcos-postprocessing",
+    "htc-heads",
+)
+CLOCKS = ("wall", "cpu")
+SWITCHES = ("plain", "default", "sum", "channels-last", "checkpoint", "fused-sgd", "bf16", "fp16")
+VARIANTS = (
+    "fold",
+    "direct",
+    "channels-last",
+    "bf16",
+    "fp16",
+    "openvino",
+    "openvino-bf16",
+    "compile",
+    "cuda-graphs",
+    "bf16+cuda-graphs",
+    "bf16+compile",
+)
