@@ -32,9 +32,8 @@ class _Job:
     target: Path
 
 
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Draw the detections; the status is 1 if an image could not be read or written."""
-    args = _parse(arguments, prog)
     options = with_weights(args.opts, args.weights)
     jobs = _plan(args.input, Path(args.output))
     cfg = hrnet_d2.model_zoo.load_config(args.config_file, options)
@@ -62,38 +61,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
         print(f"{job.source}: {len(instances)} objects, {job.target}", flush=True)
     print(f"{len(jobs) - failed} of {len(jobs)} images drawn in {args.output}")
     return 1 if failed else 0
-
-
-def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description="Draw a model's detections on images.")
-    parser.add_argument(
-        "--config-file",
-        default="",
-        help="a path, or a name of the model zoo; default: the config that the checkpoint brings",
-    )
-    parser.add_argument("--weights", help="short for --opts MODEL.WEIGHTS")
-    parser.add_argument("--input", nargs="+", required=True, help="images, or folders of images")
-    parser.add_argument("--output", required=True, help="folder for the drawn images")
-    parser.add_argument(
-        "--confidence-threshold",
-        type=_fraction,
-        default=0.5,
-        help="least score to draw (default 0.5)",
-    )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        help="KEY VALUE pairs that override the config, such as MODEL.WEIGHTS checkpoint.pth",
-    )
-    return parser.parse_args(arguments)
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no score: give a number from 0 to 1")
-    return value
 
 
 def _plan(inputs: Sequence[str], output: Path) -> list[_Job]:
