@@ -2,11 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.data import read_image
 from hrnet_d2.export import DTYPES, FORMATS, export
 from hrnet_d2.export.checking import check_images
+from hrnet_d2.export.folder import refuse_existing
+from hrnet_d2.export.settings import check_options
 
 __all__ = ["main"]
 
@@ -51,6 +54,12 @@ def main(arguments: Sequence[str], prog: str) -> int:
         help="parts of names of layers that --calibrate leaves in float32",
     )
     parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="also compare the AP of export and model on DATASETS.TEST; status 1 if more than 1 "
+        "point is lost",
+    )
+    parser.add_argument(
         "--compile-backbone",
         action="store_true",
         help="with pt2: also compile backbone and neck by AOTInductor, for C++",
@@ -60,6 +69,14 @@ def main(arguments: Sequence[str], prog: str) -> int:
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
     args = parser.parse_args(arguments)
+    check_options(
+        args.format,
+        args.dtype,
+        calibrate=args.calibrate is not None,
+        keep=bool(args.keep),
+        compile_backbone=args.compile_backbone,
+    )
+    refuse_existing(Path(args.output), args.overwrite)
     images = check_images(read_image(args.image)) if args.image else None
     cfg = model_zoo.load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
     export(
@@ -71,6 +88,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
         images=images,
         calibrate=args.calibrate,
         keep=args.keep,
+        evaluate=args.evaluate,
         compile_backbone=args.compile_backbone,
     )
     return 0

@@ -7,9 +7,10 @@ import torch
 from hrnet_d2.data import read_image
 from hrnet_d2.export import ExportedPredictor, ExportError
 from hrnet_d2.export.building import build_graph
-from hrnet_d2.export.exporting import Source, settings_of
+from hrnet_d2.export.exporting import Source
 from hrnet_d2.export.graph import grouped_nms
 from hrnet_d2.export.runtime import Detector
+from hrnet_d2.export.settings import settings_of
 from tests.export.models import CASES, MMDET1_CASES, case_predictor
 from tests.parity import FOLDER
 
