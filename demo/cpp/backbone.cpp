@@ -3,7 +3,7 @@
 //     backbone EXPORTED/backbone.pt2 HEIGHT WIDTH
 //
 // HEIGHT and WIDTH are multiples of 32, from 64 on. Prints the sizes of the levels for a ramp
-// from 0 to 1, and the mean of each.
+// from 0 to 1, and the mean of each. Build it as detector.cpp.
 
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>

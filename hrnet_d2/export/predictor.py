@@ -60,11 +60,10 @@ class ExportedPredictor:
 def load(folder: str | Path, **options: Any) -> ExportedPredictor:
     """The detector of a folder that ``hrnet-d2 export`` made.
 
-    Load only folders that you trust: a graph is a program.
-
     Args:
         folder: the folder.
-        options: ``device``, ``threads`` and ``dtype``, see :func:`hrnet_d2.export.runtime.load`.
+        options: ``device``, ``threads``, ``dtype`` and ``trusted``, see
+            :func:`hrnet_d2.export.runtime.load`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as there.

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1
 MIN_SIDE = 64
 # What the program reads of settings.json.
 REQUIRED = ("format", "graph", "files", "outputs", "arithmetic", "classes", "score_thresh", "input")
+
+MAY_HOLD_CODE = ("torchscript", "pt2")
 
 
 @dataclass
@@ -169,6 +172,7 @@ def load(
     device: str = "CPU",
     threads: int | None = None,
     dtype: str | None = None,
+    trusted: bool = False,
 ) -> Detector:
     """The detector of an exported folder.
 
@@ -178,18 +182,26 @@ def load(
         threads: of the CPU; None is the runtime's choice.
         dtype: in which OpenVINO computes: "float32", "bfloat16" or "float16"; None is the
             export's.
+        trusted: for "torchscript" and "pt2": the folder is one's own. PyTorch's loaders run code
+            that such files may hold. The graphs of ONNX and OpenVINO hold no code.
 
     Raises:
         FileNotFoundError: if a file of the folder is missing.
         ImportError: if the format's runtime is not installed.
         ValueError: if the folder was made by a newer version, a file in it is damaged or was
-            changed, or the runtime has no such device or dtype.
+            changed, the runtime has no such device or dtype, or a file that may hold code is not
+            trusted.
     """
     folder = Path(folder)
     settings = _read_settings(folder)
     name = settings["format"]
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
+    if name in MAY_HOLD_CODE and not trusted:
+        raise ValueError(
+            f"Loading {folder / settings['graph']} runs code that is in it: pass trusted=True if "
+            "you made it, or export to onnx or openvino"
+        )
     for file, expected in settings["files"].items():
         _check_file(folder, file, expected)
     try:
@@ -298,7 +310,10 @@ def _torchscript(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    module = torch.jit.load(str(path), map_location=device.lower())
+    with warnings.catch_warnings():
+        # Nothing that a caller can do: the format is TorchScript, which torch calls deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(str(path), map_location=device.lower())
     return _torch_run(module, device)
 
 
@@ -491,7 +506,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--score-thresh", type=float, help="default: the model's")
     args = parser.parse_args(arguments)
     try:
-        detector = load(args.folder)
+        # Whoever runs this program trusts the folder that it is in.
+        own = Path(args.folder).resolve() == Path(__file__).parent.resolve()
+        detector = load(args.folder, trusted=own)
     except (OSError, ImportError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hrnet_d2.data import num_classes
+
 from . import onnx_format, runtime
 from .errors import ExportError
 
@@ -82,6 +84,8 @@ def settings_of(source: "Source", format: str, dtype: str) -> dict[str, Any]:
     fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
     thresholds = cfg.MODEL.FCOS if fcos else cfg.MODEL.ROI_HEADS
     backbone: Any = source.graph.model.backbone
+    names = list(metadata.get("thing_classes", []))
+    count = num_classes(cfg) or ("", len(names))
     settings: dict[str, Any] = {
         "format_version": runtime.FORMAT_VERSION,
         "format": format,
@@ -91,7 +95,7 @@ def settings_of(source: "Source", format: str, dtype: str) -> dict[str, Any]:
         "model": cfg.MODEL.META_ARCHITECTURE if fcos else cfg.MODEL.ROI_HEADS.NAME,
         "weights": Path(cfg.MODEL.WEIGHTS).name,
         "arithmetic": cfg.MODEL.ARITHMETIC,
-        "classes": list(metadata.get("thing_classes", [])),
+        "classes": names if len(names) == count[1] else [],
         "score_thresh": thresholds.SCORE_THRESH_TEST,
         "nms_thresh": thresholds.NMS_THRESH_TEST,
         "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,

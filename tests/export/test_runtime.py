@@ -17,6 +17,7 @@ from PIL import Image
 from hrnet_d2 import model_zoo
 from hrnet_d2.data import InferenceInput, read_image
 from hrnet_d2.export import runtime
+from hrnet_d2.export.readme import readme
 from hrnet_d2.modeling.mmdet1.boxes import resize_factor
 from hrnet_d2.modeling.mmdet1.masks import paste_masks
 
@@ -187,6 +188,14 @@ def test_damaged_folders(folder):
             runtime.load(folder)
 
 
+@pytest.mark.parametrize("format", ["pt2", "torchscript"])
+def test_files_that_may_hold_code_must_be_trusted(folder, format):
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
+    with pytest.raises(ValueError, match="runs code that is in it: pass trusted=True"):
+        runtime.load(folder)
+
+
 def test_a_missing_runtime_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="pip install onnxruntime"):
@@ -242,7 +251,7 @@ def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
     found = np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.array([0])
     detector = runtime.Detector(settings(cfg), lambda inputs: found)
-    monkeypatch.setattr(runtime, "load", lambda folder: detector)
+    monkeypatch.setattr(runtime, "load", lambda folder, trusted: detector)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((60, 60, 3), np.uint8))
     files = [str(tmp_path / name) for name in ("missing.png", "a.png")]
     assert runtime.main(files) == 1
@@ -250,3 +259,13 @@ def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
     assert output.err.count("missing.png") == 1
     (line,) = output.out.splitlines()
     assert json.loads(line)["detections"][0]["class"] == "cat"
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "pt2", "torchscript"])
+def test_the_readme_says_how_to_run_it(format):
+    cfg = model_zoo.get_config("mask_rcnn/mask_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    more = {"model": "StandardROIHeads", "weights": "a.pth", "dtype": "float32"}
+    more |= {"outputs": ["boxes", "masks"], "max_detections": 100, "classes": ["{}"] * 3}
+    text = readme(settings(cfg, format=format, **more))
+    assert "| out | `masks` |" in text and "3 classes" in text
+    assert ("trusted=True" in text) == (format in runtime.MAY_HOLD_CODE)
