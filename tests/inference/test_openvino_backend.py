@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,11 +16,11 @@ from hrnet_d2.inference import choosing, openvino_backend
 from hrnet_d2.inference.openvino_backend import BackendError
 from hrnet_d2.inference.optimize import optimize, optimize_by_config
 from hrnet_d2.modeling import build_model
+from tests.extras import needs_extra
 from tests.inference.test_optimize import CASES, FASTER, _assert_same, _detect, _image
 from tests.parity import load_case
 
-OPENVINO = openvino_backend.is_available()
-needs_openvino = pytest.mark.skipif(not OPENVINO, reason="needs the extra 'openvino'")
+needs_openvino = needs_extra("openvino")
 
 
 @functools.cache
@@ -146,8 +147,8 @@ def test_auto_measures(faster, monkeypatch, slower):
     assert hasattr(fast.backbone, "network") == (slower > 1)
 
 
-@pytest.mark.skipif(OPENVINO, reason="needs an environment without OpenVINO")
-def test_without_openvino(models):
+def test_without_openvino(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
     model = models(FASTER)[1]
     with pytest.raises(BackendError, match=r"pip install 'hrnet_d2\[openvino\]'"):
         optimize(model, backend="openvino")
