@@ -1,92 +1,169 @@
-"""``hrnet-d2 predict``: draw a model's detections on images; ``demo/demo.py`` calls this."""
+"""``hrnet-d2 predict``: a model's detections on anything; ``demo/demo.py`` calls this."""
 
 import argparse
-import os
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-from detectron2.data import Metadata
-from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
-
-import hrnet_d2
-from hrnet_d2.config_file import ConfigError, with_weights
-from hrnet_d2.data import ImageReadError, read_image
-from hrnet_d2.file_io import atomic_write
+if TYPE_CHECKING:
+    from hrnet_d2.prediction.run import Summary, Task
 
 __all__ = ["main"]
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-
-
-@dataclass
-class _Job:
-    """An image and where its drawing goes."""
-
-    source: Path
-    target: Path
+DESCRIPTION = """
+Predict on images, folders (and what is in them), patterns, text files of paths, videos, cameras
+(camera:0), tar archives, and URLs of these. The results are written as they are made; an image that
+cannot be read is reported, and the others go on. The exit status is 1 if any failed.
+"""
+FORMATS = """
+formats:
+  draw     pictures and videos with masks, boxes and labels (the default)
+  coco     predictions.json, COCO's results, and images.json, which its ids refer to
+  jsonl    predictions.jsonl, a JSON object for each image
+  csv      predictions.csv, a row for each detection
+  parquet  predictions.parquet/, a row for each image (needs pyarrow)
+  yolo     labels/NAME.txt and data.yaml
+  labelme  labelme/NAME.json, to correct by hand
+  cvat     annotations.xml, to correct by hand in CVAT
+"""
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Draw the detections; the status is 1 if an image could not be read or written."""
+    """Predict; the status is 1 if an image failed, 130 or 143 if a signal stopped the run."""
     args = _parse(arguments, prog)
+
+    from hrnet_d2 import model_zoo
+    from hrnet_d2.config_file import with_weights
+    from hrnet_d2.prediction.run import Task, find_units
+    from hrnet_d2.prediction.shards import Shard, parse_shard
+    from hrnet_d2.prediction.writers import parse_formats
+
     options = with_weights(args.opts, args.weights)
-    jobs = _plan(args.input, Path(args.output))
-    cfg = hrnet_d2.model_zoo.load_config(args.config_file, options)
+    task = Task(
+        inputs=args.input,
+        output=Path(args.output),
+        formats=parse_formats(args.format),
+        threshold=args.confidence_threshold,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        shard=parse_shard(args.shard) if args.shard else Shard(),
+        track=args.track,
+        max_frames=args.max_frames,
+        progress=True,
+    )
+    if task.output.exists() and not task.output.is_dir():
+        parse_error = f"--output {task.output} is a file: give a folder, which may be a new one"
+        raise NotADirectoryError(parse_error)
+    task.units = find_units(task)  # before the model is loaded, which takes a moment
+    cfg = model_zoo.load_config(args.config_file, options)
+    summary = _predict(cfg, task, args)
+    _tell(summary, task, prog)
+    if summary.signal:
+        return 128 + summary.signal
+    return 1 if summary.failed or summary.skipped_failed else 0
+
+
+def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
+    import hrnet_d2
+    from hrnet_d2.prediction import Detector
+    from hrnet_d2.prediction.coco_ids import ids_of
+    from hrnet_d2.prediction.pipeline import Options
+    from hrnet_d2.prediction.run import predict
+    from hrnet_d2.prediction.settings import category_ids, settings_of
+
     predictor = hrnet_d2.Predictor(cfg)
-    failed = 0
-    waiting: deque[tuple[_Job, np.ndarray]] = deque()
+    cfg = predictor.cfg
+    names = list(predictor.metadata.get("thing_classes") or ())
+    task.category_ids = category_ids(predictor.metadata)
+    if args.annotations:
+        task.image_ids, task.category_ids = ids_of(args.annotations, names)
+    task.settings = {**settings_of(cfg), "annotations": args.annotations}
+    options = Options(
+        workers=args.workers,
+        streams=args.streams,
+        backend=cfg.INPUT.BACKEND,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
+    )
+    return predict(
+        Detector(predictor, batch_size=args.batch_size), predictor.metadata, task, options
+    )
 
-    def images() -> Iterator[np.ndarray]:
-        nonlocal failed
-        for job in jobs:
-            try:
-                image = read_image(str(job.source))
-            except (ImageReadError, FileNotFoundError) as error:
-                failed += 1
-                print(f"{prog}: {error}", file=sys.stderr, flush=True)
-                continue
-            waiting.append((job, image))
-            yield image
 
-    for output in predictor(images()):
-        job, image = waiting.popleft()
-        instances = output["instances"].to("cpu")
-        instances = instances[instances.scores >= args.confidence_threshold]
-        _draw(image, instances, predictor.metadata, job.target)
-        print(f"{job.source}: {len(instances)} objects, {job.target}", flush=True)
-    print(f"{len(jobs) - failed} of {len(jobs)} images drawn in {args.output}")
-    return 1 if failed else 0
+def _tell(summary: "Summary", task: "Task", prog: str) -> None:
+    done = summary.images - summary.failed
+    what = "drawn" if list(task.formats) == ["draw"] else "predicted"
+    words = [f"{done} of {summary.images} images {what} in {task.output}"]
+    if summary.skipped:
+        words.append(f"{summary.skipped} were done before")
+    if failed := summary.failed + summary.skipped_failed:
+        words.append(f"{failed} failed")
+    rate = summary.images / max(summary.seconds, 1e-9)
+    words.append(f"{summary.seconds:.1f} s, {rate:.3g} images/s")
+    print(", ".join(words))
+    if summary.signal:
+        print(f"{prog}: interrupted; the files are complete, and --resume goes on", file=sys.stderr)
 
 
 def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description="Draw a model's detections on images.")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
         "--config-file",
         default="",
         help="a path, or a name of the model zoo; default: the config that the checkpoint brings",
     )
-    parser.add_argument("--weights", help="short for --opts MODEL.WEIGHTS")
-    parser.add_argument("--input", nargs="+", required=True, help="images, or folders of images")
-    parser.add_argument("--output", required=True, help="folder for the drawn images")
-    parser.add_argument(
+    add("--weights", help="short for --opts MODEL.WEIGHTS")
+    add("--input", nargs="+", required=True, help="images, folders, videos, ... (see above)")
+    add("--output", required=True, help="folder for the results")
+    add("--format", default="draw", help="one or several, such as draw,coco (see below)")
+    add(
         "--confidence-threshold",
         type=_fraction,
-        default=0.5,
-        help="least score to draw (default 0.5)",
+        help="least score (default 0.5 for draw, yolo, labelme and cvat; all for the others)",
     )
-    parser.add_argument(
+    add("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    add("--overwrite", action="store_true", help="replace the results of an earlier run")
+    add("--track", nargs="?", const="bytetrack", choices=TRACKERS, help="number objects in videos")
+    add("--max-frames", type=_count, default=0, metavar="N", help="of each video and camera")
+    add("--shard", metavar="I/N", help="predict on the Ith of N parts of the inputs")
+    add(
+        "--annotations",
+        metavar="JSON",
+        help="COCO file whose ids of images and categories the format coco uses",
+    )
+    add("--batch-size", type=_positive, metavar="N", help="images at once (default: by their size)")
+    add(
+        "--streams",
+        type=_positive,
+        metavar="N",
+        help="threads that run the network (default: on a CPU one for each core, up to 8)",
+    )
+    add(
+        "--workers",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="threads that read and decode, and as many that draw and write (default 4)",
+    )
+    add(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
         help="KEY VALUE pairs that override the config, such as MODEL.WEIGHTS checkpoint.pth",
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.resume and args.overwrite:
+        parser.error("--resume goes on with a run and --overwrite replaces it: give one of them")
+    return args
+
+
+TRACKERS = ("bytetrack", "sort", "ocsort")
 
 
 def _fraction(text: str) -> float:
@@ -96,81 +173,15 @@ def _fraction(text: str) -> float:
     return value
 
 
-def _plan(inputs: Sequence[str], output: Path) -> list[_Job]:
-    """Where each drawing goes: no input is overwritten, and no drawing by another.
-
-    Raises:
-        FileNotFoundError: if an input does not exist or a folder has no image.
-        ConfigError: if the output is a file, or a drawing would replace an input.
-    """
-    sources = _find_images(inputs)
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file: give a folder, which may be a new one")
-    names = _names(sources)
-    taken = {os.path.realpath(source) for source in sources}
-    jobs = [_Job(s, output / name) for s, name in zip(sources, names, strict=True)]
-    for job in jobs:
-        if os.path.realpath(job.target) in taken:
-            raise ConfigError(
-                f"The drawing of {job.source} would replace the input {job.target}: give another "
-                "folder as --output"
-            )
-    for folder in {job.target.parent for job in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
-    return jobs
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of frames")
+    return value
 
 
-def _find_images(inputs: Sequence[str]) -> list[Path]:
-    """The images named, and those directly in the folders named, each once."""
-    found: list[Path] = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not images:
-                raise FileNotFoundError(f"There is no image in the folder {path}")
-            found += images
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"There is no image or folder {path}")
-    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
-
-
-def _names(sources: Sequence[Path]) -> list[Path]:
-    """A file name for each image; those of equal names keep the folders that tell them apart."""
-    # Without regard to case, as some file systems compare names.
-    groups: dict[str, list[int]] = {}
-    names = [_drawn_name(source) for source in sources]
-    for i, name in enumerate(names):
-        groups.setdefault(name.lower(), []).append(i)
-    result = [Path(name) for name in names]
-    for same in groups.values():
-        if len(same) == 1:
-            continue
-        folders = [sources[i].resolve().parent for i in same]
-        shared = Path(os.path.commonpath(folders))
-        for i, folder in zip(same, folders, strict=True):
-            result[i] = folder.relative_to(shared) / names[i]
-    seen: set[str] = set()
-    for i, path in enumerate(result):
-        number = 2
-        while str(result[i]).lower() in seen:
-            result[i] = path.with_stem(f"{path.stem}_{number}")
-            number += 1
-        seen.add(str(result[i]).lower())
-    return result
-
-
-def _drawn_name(source: Path) -> str:
-    """The image's own name; a suffix that OpenCV may not write gets .png on top."""
-    return source.name if source.suffix.lower() in SUFFIXES else f"{source.name}.png"
-
-
-def _draw(image: np.ndarray, instances: Instances, metadata: Metadata, target: Path) -> None:
-    drawn = Visualizer(image[:, :, ::-1], metadata).draw_instance_predictions(instances)
-    pixels = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
-    written, data = cv2.imencode(target.suffix, pixels)
-    if not written:
-        raise OSError(f"OpenCV cannot write {target}")
-    with atomic_write(target) as part:
-        Path(part).write_bytes(data.tobytes())
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
