@@ -100,7 +100,7 @@ class Record:
         with open(self.path, "rb") as file:
             for line in file:
                 try:
-                    entry = json.loads(line) if line.endswith(b"\n") else None
+                    entry: Any = json.loads(line) if line.endswith(b"\n") else None
                     done = {row[0]: Done(*row[1:]) for row in entry["done"]}
                     sizes = {str(k): int(v) for k, v in entry["sizes"].items()}
                 except (AttributeError, KeyError, TypeError, ValueError):

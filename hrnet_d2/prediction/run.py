@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ from .writers.parquet import ParquetWriter
 __all__ = ["Summary", "Task", "find_units", "predict"]
 
 COMMIT_SECONDS = 5.0
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part(\.\w+)?", re.DOTALL)  # of atomic_write
 SHOWN_ERRORS = 20
 FOR_PEOPLE_SCORE = 0.5
 
@@ -171,6 +173,8 @@ def _claimed(
             record = Record.new(output, suffix, settings)
         else:
             record = earlier
+            if task.shard.count == 1:  # other shards may be writing here
+                _remove_parts(output)
         yield record
     finally:
         release(str(folder))
@@ -190,6 +194,14 @@ def _check_same(
             f"--resume: the inputs of the shard in {output} have changed, so that the numbers of "
             "images would no longer be those of the other shards. Give another --output"
         )
+
+
+def _remove_parts(output: Path) -> None:
+    """Remove what a process that was killed had begun to write aside."""
+    for folder, _, names in os.walk(output):
+        for name in names:
+            if _PART.fullmatch(name):
+                os.unlink(os.path.join(folder, name))
 
 
 def _digest(units: Sequence[Unit]) -> str:

@@ -7,7 +7,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from lzma import LZMAError
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from hrnet_d2.data import ImageReadError
 
 from .files import drawn_name
 from .item import IMAGES, Item
@@ -46,7 +48,7 @@ class Archive:
                 tarfile.open(fileobj=file, mode="r|*") as archive,
             ):
                 for member in archive:
-                    archive.members = []  # type: ignore[misc]  # or it grows with the archive
+                    vars(archive)["members"] = []  # it would grow with the archive
                     if _is_image(member):
                         images += 1
                         yield self._item(archive, member, wanted)
@@ -69,10 +71,11 @@ class Archive:
         elif wanted(source):
 
             def read() -> bytes:
-                file = archive.extractfile(member)
-                data = file.read() if file else b""
-                if len(data) < member.size:
-                    raise EOFError(f"{source} ends after {len(data)} of {member.size} bytes")
+                try:
+                    file: Any = archive.extractfile(member)
+                    data: bytes = file.read()
+                except ERRORS as error:
+                    raise ImageReadError(f"{source} cannot be read: {error}") from error
                 return data
 
             item.read = read

@@ -116,9 +116,10 @@ def _matching(pattern: str, left_out: str | None) -> list[Found]:
         if os.path.isdir(path):
             if "**" not in pattern:
                 found += [(p, root) for p in _walk(path, left_out)]
-        elif path.lower().endswith((*IMAGES, *VIDEOS, *ARCHIVES)):
-            if left_out is None or not _inside(os.path.realpath(path), left_out):
-                found.append((path, root))
+        elif path.lower().endswith((*IMAGES, *VIDEOS, *ARCHIVES)) and not (
+            left_out is not None and _inside(os.path.realpath(path), left_out)
+        ):
+            found.append((path, root))
     if not found:
         raise FileNotFoundError(f"No image, video or archive matches {pattern}")
     return found

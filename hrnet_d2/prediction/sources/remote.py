@@ -70,7 +70,14 @@ def read_url(url: str) -> bytes:
         with contextlib.closing(open_url(url)) as file:
             return read_bounded(file, url)
 
-    return _patiently(read)
+    try:
+        return _patiently(read)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file {url}: {error}") from error
+    except OSError as error:
+        if isinstance(error, ImageReadError):
+            raise
+        raise OSError(f"{url} cannot be read: {error}") from error
 
 
 def read_bounded(file: Any, name: str) -> bytes:
@@ -168,12 +175,12 @@ def _open_web(url: str) -> BinaryIO:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (404, 410):
-            raise FileNotFoundError(f"There is no {url} ({error.code} {error.reason})") from error
+            raise FileNotFoundError(f"{error.code} {error.reason}") from error
         if 400 <= error.code < 500 and error.code not in (408, 429):
-            raise PermissionError(f"{url}: {error.code} {error.reason}") from error
-        raise OSError(f"{url}: {error.code} {error.reason}") from error
+            raise PermissionError(f"{error.code} {error.reason}") from error
+        raise OSError(f"{error.code} {error.reason}") from error
     except (urllib.error.URLError, ValueError) as error:
-        raise OSError(f"{url}: {getattr(error, 'reason', error)}") from error
+        raise OSError(str(getattr(error, "reason", error))) from error
     return response
 
 

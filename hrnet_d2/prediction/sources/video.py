@@ -125,6 +125,11 @@ def _next(capture: Any) -> np.ndarray | None:
 def _opened(path: str, source: str = "") -> Iterator[Any]:
     source = source or path
     index = camera_index(path)
+    if index is None and not is_url(path):
+        if not os.path.exists(path):
+            raise VideoError(f"There is no video {source}")
+        if os.path.getsize(path) == 0:
+            raise VideoError(f"The video {source} is empty")
     if index is not None:
         capture = cv2.VideoCapture(index)
     else:
@@ -132,21 +137,15 @@ def _opened(path: str, source: str = "") -> Iterator[Any]:
         capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
-            raise VideoError(_why_not(path, source, index))
+            raise VideoError(
+                f"There is no camera {index}, or another program uses it"
+                if index is not None
+                else f"The video {source} cannot be opened: it is damaged, or OpenCV does not know "
+                "its format"
+            )
         yield capture
     finally:
         capture.release()
-
-
-def _why_not(path: str, source: str, index: int | None) -> str:
-    if index is not None:
-        return f"There is no camera {index}, or another program uses it"
-    if not is_url(path):
-        if not os.path.exists(path):
-            return f"There is no video {source}"
-        if os.path.getsize(path) == 0:
-            return f"The video {source} is empty"
-    return f"The video {source} cannot be opened: it is damaged, or OpenCV does not know its format"
 
 
 @contextlib.contextmanager

@@ -78,6 +78,7 @@ class Writer(ABC):
             sizes: what :meth:`flush` gave when the run that goes on was recorded last; None begins
                 anew, in place of what is there.
         """
+        return None
 
     def flush(self) -> dict[str, int]:
         """Put everything on the disk; returns the size of each table, by its name."""
@@ -85,6 +86,7 @@ class Writer(ABC):
 
     def finish(self) -> None:
         """End, also if the run was interrupted: the files are complete."""
+        return None
 
     def tables(self) -> list[Path]:
         """Files and folders that hold the detections of many images."""

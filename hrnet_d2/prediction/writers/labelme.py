@@ -34,7 +34,7 @@ class LabelmeWriter(FileWriter):
 
     def write(self, target: Path, prediction: Prediction, image: np.ndarray | None) -> None:
         """See :class:`FileWriter`."""
-        shapes = []
+        shapes: list[dict[str, Any]] = []
         for i, cls in enumerate(prediction.classes):
             for kind, points in self._points(prediction, i):
                 shapes.append(

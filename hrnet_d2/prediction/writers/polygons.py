@@ -33,5 +33,5 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
             points = contour
         if len(points) >= 3:
             polygon = (points[:, 0, :].astype(np.float32) - 0.5) / 2
-            polygons.append(polygon + np.float32([left, top]))
+            polygons.append(polygon + np.array([left, top], np.float32))
     return polygons
