@@ -6,6 +6,8 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
     hrnet-d2 benchmark data
     hrnet-d2 benchmark eval      --images 5000
+    hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
+                                 --size 128 128 --images 1000 --repeat 3
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
     hrnet-d2 benchmark htc-heads           --size 800 1344
 
@@ -29,6 +31,7 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    prediction,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -50,7 +53,7 @@ def run_growth(args: argparse.Namespace) -> list[dict]:
 
 def run_eval(args: argparse.Namespace) -> list[dict]:
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = evaluation.compare_evaluators(args.images)
+        rows = evaluation.compare_evaluators(args.images or 5000)
     for row in rows:
         print(row)
     return rows
@@ -63,6 +66,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "curves": training.run_curves,
     "data": data.run_data,
     "eval": run_eval,
+    "predict": prediction.run_prediction,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
 }
@@ -90,7 +94,15 @@ def parse_args(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> ar
         help="of inference; cpu, with --threads 1, suits a machine that runs other jobs too",
     )
     parser.add_argument("--weights", help="a checkpoint for inference; default: random weights")
-    parser.add_argument("--images", type=int, default=5000, help="of the task eval")
+    parser.add_argument(
+        "--images", type=int, help="of the tasks eval (default 5000) and predict (default 1000)"
+    )
+    parser.add_argument(
+        "--streams", nargs="+", type=int, help="of the task predict (default: 1, and the default)"
+    )
+    parser.add_argument("--workers", type=int, default=4, help="of the task predict")
+    parser.add_argument("--batch-size", type=int, help="of the task predict (default: by the size)")
+    parser.add_argument("--formats", default="jsonl", help="of the task predict, joined by commas")
     parser.add_argument(
         "--objects",
         nargs="+",

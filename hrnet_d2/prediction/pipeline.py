@@ -27,7 +27,7 @@ from .sources.item import Item, as_dict
 __all__ = ["Options", "default_streams", "run_pipeline"]
 
 # Batches that a stream takes at once: among them are more images of one size.
-WINDOW = 4
+WINDOW = 2
 MOST_STREAMS = 8
 # What reading or decoding a bad file raises; other errors are faults of the program.
 READ_ERRORS = (OSError, EOFError, ValueError, TypeError, MemoryError, RuntimeError)
@@ -102,7 +102,7 @@ class _Pipeline:
         self.gate = Gate()
         self.loaded: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.decoders = ThreadPoolExecutor(max(1, options.workers), "decode")
-        self.most = max(1, -(-total // (2 * self.streams))) if total else 2**30
+        self.most = max(1, -(-total // (8 * self.streams))) if total else 2**30
         self.take_lock = threading.Lock()
         self.first_lock = threading.Lock()  # until the network has run once
         self.first = True

@@ -3,6 +3,7 @@
 import csv
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -154,7 +155,7 @@ def test_yolo_by_this_package(run, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     path = next(p for p in outputs if p.endswith("b.png"))
-    (tmp_path / "images" / "b.png").write_bytes(open(path, "rb").read())
+    (tmp_path / "images" / "b.png").write_bytes(Path(path).read_bytes())
     label = (output / "labels" / "sub" / "b.txt").read_text(encoding="utf-8")
     (tmp_path / "labels" / "b.txt").write_text(label, encoding="utf-8")
     text = (output / "data.yaml").read_text(encoding="utf-8") + "train: images\n"
