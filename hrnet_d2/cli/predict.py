@@ -71,6 +71,7 @@ def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
     from hrnet_d2.prediction.pipeline import Options
     from hrnet_d2.prediction.run import predict
     from hrnet_d2.prediction.settings import category_ids, settings_of
+    from hrnet_d2.prediction.tiles import TiledDetector
 
     predictor = hrnet_d2.Predictor(cfg)
     cfg = predictor.cfg
@@ -79,15 +80,17 @@ def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
     if args.annotations:
         task.image_ids, task.category_ids = ids_of(args.annotations, names)
     task.settings = {**settings_of(cfg), "annotations": args.annotations}
+    detector = Detector(predictor, batch_size=args.batch_size)
+    if args.tiles:
+        detector = TiledDetector(detector, args.tiles, args.overlap, args.merge)
+        task.settings["tiles"] = [args.tiles, args.overlap, args.merge]
     options = Options(
         workers=args.workers,
         streams=args.streams,
         backend=cfg.INPUT.BACKEND,
         max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-    return predict(
-        Detector(predictor, batch_size=args.batch_size), predictor.metadata, task, options
-    )
+    return predict(detector, predictor.metadata, task, options)
 
 
 def _tell(summary: "Summary", task: "Task", prog: str) -> None:
@@ -129,6 +132,25 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     )
     add("--resume", action="store_true", help="go on with a run that was stopped or killed")
     add("--overwrite", action="store_true", help="replace the results of an earlier run")
+    add(
+        "--tiles",
+        type=_positive,
+        metavar="PIXELS",
+        help="predict on tiles of images larger than it",
+    )
+    add(
+        "--overlap",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of a tile with the next (default 0.2)",
+    )
+    add(
+        "--merge",
+        choices=("nms", "nmm"),
+        default="nms",
+        help="of detections of several tiles keep the best, or the box around them (default nms)",
+    )
     add("--track", nargs="?", const="bytetrack", choices=TRACKERS, help="number objects in videos")
     add("--max-frames", type=_count, default=0, metavar="N", help="of each video and camera")
     add("--shard", metavar="I/N", help="predict on the Ith of N parts of the inputs")

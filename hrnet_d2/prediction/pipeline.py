@@ -99,6 +99,8 @@ class _Pipeline:
         self.stopped = stopped
         self.options = options
         self.streams = options.streams or default_streams(detector.on_cpu)
+        if total:
+            self.streams = min(self.streams, total)  # each has more threads
         self.gate = Gate()
         self.loaded: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.decoders = ThreadPoolExecutor(max(1, options.workers), "decode")
