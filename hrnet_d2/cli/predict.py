@@ -40,10 +40,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
     from hrnet_d2.prediction.writers import parse_formats
 
     options = with_weights(args.opts, args.weights)
+    default = "parquet" if args.engine == "ray" else "draw"
     task = Task(
         inputs=args.input,
-        output=Path(args.output),
-        formats=parse_formats(args.format),
+        output=args.output if args.engine == "ray" else Path(args.output),
+        formats=parse_formats(args.format or default),
         threshold=args.confidence_threshold,
         resume=args.resume,
         overwrite=args.overwrite,
@@ -52,12 +53,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
         max_frames=args.max_frames,
         progress=True,
     )
-    if task.output.exists() and not task.output.is_dir():
-        parse_error = f"--output {task.output} is a file: give a folder, which may be a new one"
-        raise NotADirectoryError(parse_error)
-    task.units = find_units(task)  # before the model is loaded, which takes a moment
-    cfg = model_zoo.load_config(args.config_file, options)
-    summary = _predict(cfg, task, args)
+    if args.engine == "ray":
+        summary = _predict_on_ray(model_zoo.load_config(args.config_file, options), task, args)
+    else:
+        task.units = find_units(task)  # before the model is loaded, which takes a moment
+        summary = _predict(model_zoo.load_config(args.config_file, options), task, args)
     _tell(summary, task, prog)
     if summary.signal:
         return 128 + summary.signal
@@ -93,6 +93,33 @@ def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
     return predict(detector, predictor.metadata, task, options)
 
 
+def _predict_on_ray(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
+    import time
+
+    from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+    from hrnet_d2.devices import available_device
+    from hrnet_d2.engine.predictor import metadata_of
+    from hrnet_d2.prediction.ray_engine import Cluster, predict_on_ray
+    from hrnet_d2.prediction.settings import category_ids, settings_of
+
+    cfg = apply_checkpoint_settings(cfg)
+    task.settings = settings_of(cfg)
+    task.category_ids = category_ids(metadata_of(cfg))
+    tiles = (args.tiles, args.overlap, args.merge) if args.tiles else None
+    if tiles is not None:
+        task.settings["tiles"] = list(tiles)
+    cluster = Cluster(
+        address=args.ray_address,
+        actors=args.actors,
+        cpus=args.cpus_per_actor,
+        gpus=0.0 if available_device(cfg.MODEL.DEVICE) == "cpu" else 1.0,
+    )
+    started = time.monotonic()
+    summary = predict_on_ray(cfg, task, cluster, batch_size=args.batch_size, tiles=tiles)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
 def _tell(summary: "Summary", task: "Task", prog: str) -> None:
     done = summary.images - summary.failed
     what = "drawn" if list(task.formats) == ["draw"] else "predicted"
@@ -124,7 +151,7 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     add("--weights", help="short for --opts MODEL.WEIGHTS")
     add("--input", nargs="+", required=True, help="images, folders, videos, ... (see above)")
     add("--output", required=True, help="folder for the results")
-    add("--format", default="draw", help="one or several, such as draw,coco (see below)")
+    add("--format", help="one or several, such as draw,coco (see below; default draw)")
     add(
         "--confidence-threshold",
         type=_fraction,
@@ -174,6 +201,27 @@ def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="threads that read and decode, and as many that draw and write (default 4)",
     )
     add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on a cluster, from images or Parquet files of paths or bytes, to Parquet",
+    )
+    add("--ray-address", metavar="ADDRESS", help="of the cluster (default: RAY_ADDRESS, or here)")
+    add(
+        "--actors",
+        type=_actors,
+        default=(1, 1),
+        metavar="N",
+        help="of the engine ray: copies of the model, such as 8, or 2-8 to scale (default 1)",
+    )
+    add(
+        "--cpus-per-actor",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="threads of each of them (default 1)",
+    )
+    add(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -193,6 +241,17 @@ def _fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no score: give a number from 0 to 1")
     return value
+
+
+def _actors(text: str) -> tuple[int, int]:
+    least, _, most = text.partition("-")
+    try:
+        found = int(least), int(most or least)
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"{text} is no number of actors: give 4, or 2-8")
+    return found
 
 
 def _count(text: str) -> int:
