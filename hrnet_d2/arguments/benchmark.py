@@ -7,6 +7,8 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark train     --config ... --switches plain default sum+checkpoint
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
     hrnet-d2 benchmark data
+    hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
+                                 --size 128 128 --images 1000 --repeat 3
     hrnet-d2 benchmark eval      --images 5000
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
     hrnet-d2 benchmark htc-heads           --size 800 1344
@@ -45,7 +47,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="of inference; cpu, with --threads 1, suits a machine that runs other jobs too",
     )
     found.add_argument("--weights", help="a checkpoint for inference; default: random weights")
-    found.add_argument("--images", type=int, default=5000, help="of the task eval")
+    found.add_argument(
+        "--images", type=int, help="of the tasks eval (default 5000) and predict (default 1000)"
+    )
+    found.add_argument(
+        "--streams", nargs="+", type=int, help="of the task predict (default: 1, and the default)"
+    )
+    found.add_argument("--workers", type=int, default=4, help="of the task predict")
+    found.add_argument("--batch-size", type=int, help="of the task predict (default: by the size)")
+    found.add_argument("--formats", default="jsonl", help="of the task predict, joined by commas")
     found.add_argument(
         "--objects",
         nargs="+",

@@ -25,6 +25,7 @@ TASKS = (
     "train",
     "curves",
     "data",
+    "predict",
     "eval",
     "fcos-postprocessing",
     "htc-heads",

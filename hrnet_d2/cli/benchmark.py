@@ -15,6 +15,7 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    prediction,
     runtimes,
     startup,
     training,
@@ -38,7 +39,7 @@ def run_growth(args: argparse.Namespace) -> list[dict]:
 
 def run_eval(args: argparse.Namespace) -> list[dict]:
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = evaluation.compare_evaluators(args.images)
+        rows = evaluation.compare_evaluators(args.images or 5000)
     for row in rows:
         print(row)
     return rows
@@ -52,6 +53,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "train": training.run_train,
     "curves": training.run_curves,
     "data": data.run_data,
+    "predict": prediction.run_prediction,
     "eval": run_eval,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,

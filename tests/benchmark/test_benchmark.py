@@ -229,3 +229,15 @@ def test_plot_of_time_and_memory(tmp_path):
     rows += [{"config": "c", "axis": "training batch", "value": 1, "plain": memory}]
     plotting.plot_growth(rows, str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prediction_of_a_folder(tmp_path):
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = ["predict", "--config", config, "--images", "12", "--size", "64", "96"]
+    words += ["--repeat", "1", "--device", "cpu", "--streams", "1", "2", "--formats", "jsonl,coco"]
+    report = benchmark.measure([*words, "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
+    assert [row["streams"] for row in report["results"]] == [1, 2]
+    for row in report["results"]:
+        assert row["images"] == 12 and row["images_per_second"] > 0
+        assert 0.2 < row["network_share"] <= 1.01
+        assert row["bytes_written_per_image"] > 100 and row["bytes_of_an_image"] > 500
