@@ -228,6 +228,31 @@ def evaluation_table(reports: list[dict]) -> str:
     return _table(rows, ["evaluator", "images", "s"]) + notes
 
 
+def serving_table(reports: list[dict]) -> str:
+    """What clients of a server saw, by the size of its batches."""
+    rows = []
+    reports = _of_task(reports, "serve")
+    for result in (result for report in reports for result in report["results"]):
+        latency, memory = result["latency_ms"], result["memory_mib"]
+        rows.append(
+            [
+                "{}x{}".format(*result["size"]),
+                str(result["clients"]),
+                str(result["batch_size"]),
+                f"{result['images_per_second']:.1f}",
+                *(f"{latency[name] / 1e3:.2f}" for name in ("median", "p95", "p99", "max")),
+                f"{result['requests']:,}",
+                str(result["wrong"] + sum(result["statuses"].values()) - result["requests"]),
+                f"{memory['after_a_quarter']:.0f}, {memory['end']:.0f}",
+            ]
+        )
+    columns = ["image", "clients", "batch", "images/s", "median, s", "p95, s", "p99, s", "max, s"]
+    columns += ["requests", "wrong or refused", "MiB after 1/4, at the end"]
+    return _table(rows, columns) + _measured(
+        reports, "each client asks as soon as it has its answer; clients on the same machine."
+    )
+
+
 SECTIONS = {
     "Inference": ("inference", inference_table),
     "Runtimes": ("runtimes", runtimes_table),
@@ -238,6 +263,7 @@ SECTIONS = {
     "Growth": ("growth", growth_table),
     "Training data": ("data", data_table),
     "Evaluation": ("eval", evaluation_table),
+    "Serving": ("serve", serving_table),
 }
 
 

@@ -10,6 +10,7 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
                                  --size 128 128 --images 1000 --repeat 3
     hrnet-d2 benchmark eval      --images 5000
+    hrnet-d2 benchmark serve     --weights model_final.pth --size 96 128 --batches 1 8
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
     hrnet-d2 benchmark htc-heads           --size 800 1344
 
@@ -78,6 +79,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help=f"of training, several joined by +: {', '.join(SWITCHES)}",
     )
     found.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the task curves")
+    found.add_argument(
+        "--batches", nargs="+", type=int, default=[1], help="--batch-size of the task serve"
+    )
+    found.add_argument("--clients", type=int, default=64, help="of the task serve")
+    found.add_argument("--seconds", type=float, default=60, help="of the task serve")
     found.add_argument("--iterations", type=int, default=100, help="of the task curves")
     found.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     return found

@@ -27,6 +27,7 @@ TASKS = (
     "data",
     "predict",
     "eval",
+    "serve",
     "fcos-postprocessing",
     "htc-heads",
 )

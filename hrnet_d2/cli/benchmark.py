@@ -17,6 +17,7 @@ from hrnet_d2.benchmark import (
     inference,
     prediction,
     runtimes,
+    serving,
     startup,
     training,
 )
@@ -55,6 +56,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "data": data.run_data,
     "predict": prediction.run_prediction,
     "eval": run_eval,
+    "serve": serving.run_serve,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
 }
