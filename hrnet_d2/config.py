@@ -23,6 +23,9 @@ DEFAULTS: dict[str, Any] = {
     # Train with feature maps in channels-last memory format: the same results to rounding, faster
     # with 16-bit types on a GPU. (For inference see MODEL.OPTIMIZE.CHANNELS_LAST.)
     "MODEL.CHANNELS_LAST": False,
+    # Train in float32 on the CPU with faster kernels for large layers and RoIAlign: the same
+    # results to rounding. Nothing changes on a GPU.
+    "MODEL.CPU_KERNELS": True,
     # "mmdet2", or "mmdet1" for checkpoints trained by MMDetection 1.x (inference only).
     "MODEL.ARITHMETIC": "mmdet2",
     #
@@ -257,11 +260,12 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.OPTIMIZE.CHANNELS_LAST": "auto",
     # Winograd's algorithm for large 3x3 convolutions on the CPU.
     "MODEL.OPTIMIZE.WINOGRAD": True,
-    # "float32", or "bfloat16" or "float16": faster, results change by the type's precision.
+    # "float32"; "bfloat16" or "float16": faster where the processor has the type, results change
+    # by its precision; or "auto", which is bfloat16 where the processor has it.
     "MODEL.OPTIMIZE.DTYPE": "float32",
     # What runs the backbone, the neck and the dense head: "torch"; "openvino" on the CPU (the extra
-    # of that name; converts in some seconds); "auto", which is OpenVINO where it is installed and
-    # can; or "inductor", the same as COMPILE.
+    # of that name; converts in some seconds); "auto", where OpenVINO is installed the faster of the
+    # two on this machine, measured when the model is built; or "inductor", the same as COMPILE.
     "MODEL.OPTIMIZE.BACKEND": "torch",
     # Compile the backbone's modules with torch.compile: the first image takes a minute.
     "MODEL.OPTIMIZE.COMPILE": False,

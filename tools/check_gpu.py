@@ -55,6 +55,10 @@ VARIANTS = {
     "bf16 cuda-graphs": ([*BRAIN, *GRAPHS], "bfloat16"),
     "bf16 compile cuda-graphs": ([*BRAIN, *GRAPHS, *COMPILE], "bfloat16"),
 }
+# Of the detections, how many must be the same within the type's tolerance. The weights of the cases
+# are untrained, so that many scores and overlaps are nearly equal: rounding by 1e-3 lets proposals
+# change places.
+SHARES = {"float32": 0.98, "tf32": 0.75, "float16": 0.75, "bfloat16": 0.7}
 # Largest error of a level of the neck, of its largest value.
 NECK = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
 TRAINING = {"fp32": FULL, "tf32": []}
@@ -100,7 +104,7 @@ def check(case_name: str, variants: list[str], device: str) -> list[dict]:
                 tolerance = TOLERANCES["float16" if dtype == "tf32" else dtype]
                 found = match(_expected(case), _as_arrays(made[0], Detections), tolerance)
                 row["same_within_type"] = found.same
-                enough = found.same >= tolerance.share * row["expected"]
+                enough = found.same >= SHARES[dtype] * row["expected"]
                 row["ok"] = row["neck"] <= NECK[dtype] and enough
                 if dtype == "float32":
                     row["ok"] &= row["same"] >= 0.98 * row["expected"]

@@ -20,12 +20,26 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 CONFIG = "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml"
-SETTINGS = """MODEL.WEIGHTS "" INPUT.MIN_SIZE_TRAIN (240,) INPUT.MAX_SIZE_TRAIN 320
-INPUT.MIN_SIZE_TEST 240 INPUT.MAX_SIZE_TEST 320 SOLVER.IMS_PER_BATCH 2
-MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 128 SOLVER.BASE_LR 0.005 SOLVER.WARMUP_ITERS 100
-SOLVER.WARMUP_FACTOR 0.001 SOLVER.STEPS (400,) SOLVER.MAX_ITER 500 TEST.EVAL_PERIOD 250
-SOLVER.EMA.ENABLED True SOLVER.CHECKPOINT_PERIOD 100000 TEST.PICTURES 0 VIS_FIRST_BATCH off
-DATALOADER.NUM_WORKERS 2""".split()
+SETTINGS = {
+    "MODEL.WEIGHTS": "",
+    "INPUT.MIN_SIZE_TRAIN": "(240,)",
+    "INPUT.MAX_SIZE_TRAIN": "320",
+    "INPUT.MIN_SIZE_TEST": "240",
+    "INPUT.MAX_SIZE_TEST": "320",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.BASE_LR": "0.005",
+    "SOLVER.WARMUP_ITERS": "100",
+    "SOLVER.WARMUP_FACTOR": "0.001",
+    "SOLVER.STEPS": "(400,)",
+    "SOLVER.MAX_ITER": "500",
+    "SOLVER.EMA.ENABLED": "True",
+    "SOLVER.CHECKPOINT_PERIOD": "100000",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "128",
+    "TEST.EVAL_PERIOD": "250",
+    "TEST.PICTURES": "0",
+    "VIS_FIRST_BATCH": "off",
+    "DATALOADER.NUM_WORKERS": "2",
+}
 
 
 def train(seed: int, data: list[str], options: list[str], folder: str) -> dict:
@@ -45,7 +59,7 @@ def train(seed: int, data: list[str], options: list[str], folder: str) -> dict:
             print(json.dumps(row), flush=True)
             return averaged
 
-    values = ["" if value == '""' else value for value in SETTINGS]
+    values = [word for setting in SETTINGS.items() for word in setting]
     values += [*options, "SEED", str(seed), "OUTPUT_DIR", os.path.join(folder, f"seed_{seed}")]
     args = argument_parser().parse_args(["--config-file", CONFIG, "--overwrite", *data, *values])
     trainer = Both(setup(args))

@@ -32,7 +32,8 @@ def _write_dataset(folder: str) -> str:
     """JPEG files and their annotations with polygons; returns the path of the annotations."""
     rng = np.random.default_rng(0)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for i in range(1, FILES + 1):
         name = f"{i}.jpg"
         cv2.imwrite(os.path.join(folder, name), synthetic_image(HEIGHT, WIDTH, seed=i))
@@ -80,7 +81,7 @@ def run_loading(args: argparse.Namespace) -> list[dict]:
         register_coco_instances(NAME, {}, _write_dataset(folder), folder)
         try:
             for config in args.config:
-                for workers in args.workers:
+                for workers in args.processes:
                     options = ["DATASETS.TRAIN", (NAME,), "DATALOADER.NUM_WORKERS", workers]
                     options += ["SOLVER.IMS_PER_BATCH", args.batch, "MODEL.DEVICE", "cpu"]
                     options += ["MODEL.HTC.SEMANTIC_ON", False]

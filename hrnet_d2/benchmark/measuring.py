@@ -29,7 +29,7 @@ def environment(device: str) -> dict:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "opencv": cv2.__version__,
@@ -59,6 +59,16 @@ def _processor() -> str:
             return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def _instructions() -> str:
+    """Vector and matrix units: the widest, then those of 16 and 8 bits."""
+    probes = {"BF16": "avx512_bf16", "VNNI": "vnni", "AMX": "amx_tile"}
+    names = [torch.backends.cpu.get_cpu_capability()]
+    for name, probe in probes.items():
+        has = getattr(torch.cpu, f"_is_{probe}_supported", None)
+        names += [name] if has is not None and has() else []
+    return " ".join(names)
 
 
 def _load() -> float:

@@ -146,7 +146,7 @@ class _FusedModule(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         branches: Any = self.branches
-        xs = _at_once([partial(*pair) for pair in zip(branches, inputs, strict=True)])
+        xs = _at_once([partial(branch, x) for branch, x in zip(branches, inputs, strict=True)])
         return _at_once([partial(self._exchange, i, xs) for i in range(len(xs))])
 
     def _exchange(self, i: int, xs: list[torch.Tensor]) -> torch.Tensor:

@@ -68,11 +68,12 @@ def use_cuda_graphs(model: nn.Module, backbone: OptimizedBackbone) -> None:
         backbone.capture(_RPNCandidates(owner), levels, store)
         _override(owner, "forward", GraphedProposals(owner, store))
     else:
-        fcos = isinstance(model, FCOS)
-        backbone.capture(_FCOSCandidates(model, head) if fcos else head, levels, store)
+        dense = _FCOSCandidates(model, head) if isinstance(model, FCOS) else head
+        backbone.capture(dense, levels, store)
         setattr(owner, name, StoredHead(head, store).eval())
-    if type(model) is FCOS and model.max_detections_per_image >= 0:
-        _override(model, "forward_inference", GraphedFCOS(model))
+    detector: Any = model
+    if type(model) is FCOS and detector.max_detections_per_image >= 0:
+        _override(model, "forward_inference", GraphedFCOS(detector))
     heads: Any = getattr(model, "roi_heads", None)
     graphed = type(heads) in _HEADS and heads.detection_rule is detectron2_rule
     if graphed and isinstance(owner, RPN):
@@ -154,7 +155,7 @@ class GraphedFCOS:
         numbers = numbers.tolist()
         if min(numbers) < 0:
             return type(model).forward_inference(model, images, features, predictions)
-        return _detections(*found, numbers, sizes)
+        return _detections(found, numbers, sizes)
 
     @staticmethod
     def _select(
@@ -174,19 +175,17 @@ class GraphedFCOS:
 
 
 def _detections(
-    boxes: torch.Tensor,
-    scores: torch.Tensor,
-    classes: torch.Tensor,
-    numbers: list[int],
-    sizes: Sizes,
+    found: Sequence[torch.Tensor], numbers: Sequence[int], sizes: Sizes
 ) -> list[Instances]:
+    """The first of each image's boxes, scores and classes, as many as count."""
+    boxes, scores, classes = found
     results = []
     for i, (number, size) in enumerate(zip(numbers, sizes, strict=True)):
-        found = Instances(size)
-        found.pred_boxes = Boxes(boxes[i, :number])
-        found.scores = scores[i, :number]
-        found.pred_classes = classes[i, :number]
-        results.append(found)
+        instances = Instances(size)
+        instances.pred_boxes = Boxes(boxes[i, :number])
+        instances.scores = scores[i, :number]
+        instances.pred_classes = classes[i, :number]
+        results.append(instances)
     return results
 
 
@@ -338,7 +337,7 @@ class GraphedBoxes:
             numbers = counts.tolist()
         if min(numbers) < 0:
             return type(self.heads)._forward_box(self.heads, features, proposals)
-        return _detections(*found, numbers, sizes)
+        return _detections(found, numbers, sizes)
 
     def _detect(
         self,

@@ -8,12 +8,13 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 from hrnet_d2.layers.norm_folding import can_fold
+from hrnet_d2.layers.roi_align import FastROIAlign
 from hrnet_d2.modeling.backbone.hrfpn import HRFPN
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 from .fused_hrnet import FusedHRFPN, FusedHRNet, can_rewrite
-from .roi_align import FastROIAlign
+from .fused_linear import FusedLinear, is_large
 
 __all__ = ["rewrite_for_inference"]
 
@@ -70,7 +71,9 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
         new = FusedHRNet(module)
     elif can_fuse(module):
         new = fuse_conv(cast(nn.Conv2d, module))
-    elif isinstance(module, ROIAlign):
+    elif is_large(module):
+        new = FusedLinear(cast(nn.Linear, module))
+    elif isinstance(module, ROIAlign) and not isinstance(module, FastROIAlign):
         new = FastROIAlign(module)
     else:
         for name, child in list(module.named_children()):
