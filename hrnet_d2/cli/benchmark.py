@@ -8,6 +8,8 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark eval      --images 5000
     hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
                                  --size 128 128 --images 1000 --repeat 3
+    hrnet-d2 benchmark tiles     --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
+                                 --weights output/demo/model_final.pth --size 4000 6000
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
     hrnet-d2 benchmark htc-heads           --size 800 1344
 
@@ -32,6 +34,7 @@ from hrnet_d2.benchmark import (
     htc_heads,
     inference,
     prediction,
+    tiles,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -67,6 +70,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "data": data.run_data,
     "eval": run_eval,
     "predict": prediction.run_prediction,
+    "tiles": tiles.run_tiles,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
 }
@@ -100,6 +104,8 @@ def parse_args(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> ar
     parser.add_argument(
         "--streams", nargs="+", type=int, help="of the task predict (default: 1, and the default)"
     )
+    parser.add_argument("--tile", type=int, default=800, help="pixels, of the task tiles")
+    parser.add_argument("--overlap", type=float, default=0.2, help="of the task tiles")
     parser.add_argument("--workers", type=int, default=4, help="of the task predict")
     parser.add_argument("--batch-size", type=int, help="of the task predict (default: by the size)")
     parser.add_argument("--formats", default="jsonl", help="of the task predict, joined by commas")
