@@ -3,12 +3,13 @@ RUN := .venv/bin/python
 # A process for each core, one thread each; the tests of a file share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help env test test-slow lint typecheck format docs wheel-check demo clean
+.PHONY: help env test test-slow test-ray lint typecheck format docs wheel-check demo clean
 
 help:
 	@echo "make demo         set up, train a detector on built-in data, evaluate it, draw its detections"
 	@echo "make test         set up, run the tests"
 	@echo "make test-slow    set up, run the tests that take minutes"
+	@echo "make test-ray     set up .venv-ray too, run the tests of tracking and of the engine ray"
 	@echo "make lint         set up, check style and types"
 	@echo "make typecheck    set up, check types only"
 	@echo "make format       set up, rewrite the code in the project's style"
@@ -26,6 +27,10 @@ test: env
 
 test-slow: env
 	$(PYTEST) -m slow
+
+test-ray: env
+	tools/setup_ray_env.sh
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/prediction/test_ray.py tests/prediction/test_tracking.py
 
 lint: typecheck
 	$(RUN) -m ruff check .
@@ -48,5 +53,5 @@ demo: env
 	$(RUN) demo/quick_start.py --output output/demo
 
 clean:
-	rm -rf .venv output build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-ray output build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

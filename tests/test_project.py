@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python",
     "faster_coco_eval": "faster-coco-eval",
+    "fsspec": "torch",
     "yaml": "yacs",
 }
 

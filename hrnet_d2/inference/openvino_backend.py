@@ -18,7 +18,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
 
-__all__ = ["BackendError", "OpenVINONetwork", "connect", "convert", "is_available"]
+__all__ = [
+    "BackendError",
+    "OpenVINONetwork",
+    "connect",
+    "convert",
+    "is_available",
+    "is_connected",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,11 @@ def is_available() -> bool:
     except ImportError:
         return False
     return True
+
+
+def is_connected(model: nn.Module) -> bool:
+    """Whether OpenVINO runs the backbone of a model."""
+    return isinstance(getattr(model, "backbone", None), _Backbone)
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
