@@ -165,7 +165,8 @@ def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
 
 
 def _weight_problems(key: str, weights: Any) -> Iterator[str]:
-    if not isinstance(weights, list | tuple) or not all(map(_is_positive, weights)):
+    sound = isinstance(weights, list | tuple) and all(map(_is_positive, weights))
+    if not sound or len(weights) != 4:
         yield f"{key} is {weights!r}, it must be numbers above 0 for x, y, width and height"
 
 
