@@ -1,6 +1,7 @@
 """HRNet detection for Detectron2: importing this registers every component, nothing else."""
 
 import importlib
+import multiprocessing
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,8 @@ def _is_console_script() -> bool:
 
     These read their arguments before PyTorch is imported, which takes seconds, and register then.
     """
+    if multiprocessing.parent_process() is not None:  # its arguments are those of the parent
+        return False
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     by_name = ["-m", "hrnet_d2.cli"]
     return program.removesuffix(".exe").removesuffix("-script.py") == "hrnet-d2" or (

@@ -184,6 +184,7 @@ _LEVEL_NAMES = _all("names of levels, such as 'p3'", lambda v: isinstance(v, str
 
 RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("a folder's path", lambda v: bool(v.strip()) and "\0" not in v),
+    "FLOAT32_PRECISION": _one_of("", "highest", "high", "medium"),
     "MODEL.DEVICE": Rule("'cpu', 'cuda', 'cuda:N', 'mps' or 'xpu'", _is_device),
     "MODEL.PIXEL_MEAN": _all("finite numbers", lambda v: math.isfinite(v)),
     "MODEL.PIXEL_STD": _all("numbers above 0", _is_positive),
@@ -263,7 +264,7 @@ RULES: dict[str, Rule] = {
     "MODEL.FCOS.NMS_THRESH_TEST": _when(FRACTION, _is_fcos),
     "MODEL.OPTIMIZE.BACKEND": _one_of("torch", "openvino", "inductor", "auto"),
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
-    "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16"),
+    "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16", "auto"),
     "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),
     "VIS_FIRST_BATCH": _one_of("on", "off", "auto"),
     "INPUT.BACKEND": _one_of("opencv", "detectron2"),

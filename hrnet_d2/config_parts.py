@@ -171,6 +171,16 @@ def _weight_problems(key: str, weights: Any) -> Iterator[str]:
 
 
 def _matching_problems(cfg: CfgNode) -> Iterator[str]:
+    rpn = cfg.MODEL.RPN
+    if (
+        cfg.MODEL.PROPOSAL_GENERATOR.NAME == "MaxIoURPN"
+        and rpn.MIN_POS_IOU < 0
+        and rpn.MATCH_VALID_ANCHORS
+    ):
+        yield (
+            f"MODEL.RPN.MIN_POS_IOU is {rpn.MIN_POS_IOU} (Detectron2's matching), which matches "
+            "all anchors: set MODEL.RPN.MATCH_VALID_ANCHORS False, or a MIN_POS_IOU of at least 0"
+        )
     for name, node in (("MODEL.RPN", cfg.MODEL.RPN), ("MODEL.ROI_HEADS", cfg.MODEL.ROI_HEADS)):
         bounds, labels = list(node.IOU_THRESHOLDS), list(node.IOU_LABELS)
         if bounds != sorted(bounds) or not all(0 < bound <= 1 for bound in bounds):

@@ -65,6 +65,7 @@ def test_every_rule_is_of_a_key_that_exists():
         (FASTER, "MODEL.RPN.IOU_THRESHOLDS", "['a', 'b']", "numbers"),
         (FASTER, "MODEL.RPN.CONV_DIMS", "[0]", "at least 1, or -1"),
         (FASTER, "MODEL.RPN.LOSS_WEIGHT", "float('nan')", "at least 0"),
+        (FASTER, "MODEL.RPN.MIN_POS_IOU", "-1.0", "set MODEL.RPN.MATCH_VALID_ANCHORS False"),
         (FASTER, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", "-1.0", "at least 0"),
         (FASTER, "MODEL.RPN.BBOX_REG_WEIGHTS", "()", "x, y, width and height"),
         (FASTER, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(1.0, 1.0)", "x, y, width and height"),

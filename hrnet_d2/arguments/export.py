@@ -46,6 +46,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="parts of names of layers that --calibrate leaves in float32",
     )
     found.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="also compare the AP of export and model on DATASETS.TEST; status 1 if more than 1 "
+        "point is lost",
+    )
+    found.add_argument(
         "--compile-backbone",
         action="store_true",
         help="with pt2: also compile backbone and neck by AOTInductor, for C++",

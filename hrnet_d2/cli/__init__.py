@@ -17,7 +17,8 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train a model, on COCO or on custom data",
     "eval": "evaluate a checkpoint",
-    "predict": "draw a model's detections on images",
+    "predict": "run a model on images and videos: pictures, COCO, CSV, Parquet, ...",
+    "serve": "a live page in the browser, and detections over HTTP",
     "check": "find what is wrong with custom data, and summarize them",
     "browse": "draw what the network is trained on, after augmentation",
     "report": "write a page that shows what a detector gets right and wrong",

@@ -15,6 +15,12 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    loading,
+    prediction,
+    runtimes,
+    serving,
+    startup,
+    tiles,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -36,7 +42,7 @@ def run_growth(args: argparse.Namespace) -> list[dict]:
 
 def run_eval(args: argparse.Namespace) -> list[dict]:
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = evaluation.compare_evaluators(args.images)
+        rows = evaluation.compare_evaluators(args.images or 5000)
     for row in rows:
         print(row)
     return rows
@@ -44,11 +50,17 @@ def run_eval(args: argparse.Namespace) -> list[dict]:
 
 TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "inference": inference.run_inference,
+    "runtimes": runtimes.run_runtimes,
+    "startup": startup.run_startup,
     "growth": run_growth,
     "train": training.run_train,
     "curves": training.run_curves,
     "data": data.run_data,
+    "loader": loading.run_loading,
+    "predict": prediction.run_prediction,
+    "tiles": tiles.run_tiles,
     "eval": run_eval,
+    "serve": serving.run_serve,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
 }

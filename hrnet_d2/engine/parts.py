@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from hrnet_d2.data import build_test_loader, build_train_loader
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.tta import build_tta, without_resize
+from hrnet_d2.layers.cpu_training import use_cpu_layers
 from hrnet_d2.modeling import build_model
 from hrnet_d2.solver import build_optimizer
 
@@ -84,6 +85,8 @@ class Parts(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model: nn.Module = build_model(cfg)
         logger.info("Model:\n%s", model, extra=FILE_ONLY)
+        if cfg.MODEL.CPU_KERNELS and cfg.MODEL.DEVICE == "cpu":
+            use_cpu_layers(model)
         if cfg.MODEL.CHANNELS_LAST:
             # Convolutions take the format from their weights, and other layers from their input.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

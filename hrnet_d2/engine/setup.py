@@ -19,7 +19,7 @@ from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config import upgrade_config
 from hrnet_d2.config_check import check_config
 from hrnet_d2.data import check_datasets, configure_custom_data, register_from_config
-from hrnet_d2.devices import available_device
+from hrnet_d2.devices import available_device, set_float32_precision
 from hrnet_d2.file_io import atomic_write
 
 from . import run_folder
@@ -91,6 +91,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
             quiet_screen()
             default_setup(cfg, args)
+            set_float32_precision(cfg)
     except OSError as error:
         raise OSError(
             error.errno, f"Cannot write to OUTPUT_DIR: {error.strerror}", cfg.OUTPUT_DIR

@@ -193,10 +193,34 @@ def test_table_of_a_report():
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX2", "torch": "2.11.0+cpu"}
     report = {"task": "inference", "results": [result], "environment": where}
     table = tool.inference_table([{"task": "analyze"}, report])
-    assert "| `b`      | 800x1200 | 4.00       | 1.60           | 2.50x" in table
+    assert "| `b`      | AVX2        | 800x1200 | 4.00       | 1.60           | 2.50x" in table
     assert "A CPU, 2 threads (AVX2), torch 2.11.0" in table
     with pytest.raises(ValueError, match="speed-table"):
         tool.insert("no markers", table)
+
+
+def test_tables_of_runtimes_and_start():
+    tool = _tool("build_speed_table")
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
+    paths = {"plain": {"median_ms": 900.0, "speedup": 1.0}}
+    paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0}
+    runs = {"task": "runtimes", "environment": where}
+    runs["results"] = [{"config": "a/b.yaml", "paths": paths}]
+    assert "| `b`      | AVX512         | 900 (1.0x) | 300 (3.0x)" in tool.runtimes_table([runs])
+    keys = ("file_bytes", "import_s", "load_s", "first_image_s", "load_bytes", "peak_memory_bytes")
+    start = {"task": "startup", "environment": where}
+    start["results"] = [{"config": "a/b.yaml", **dict.fromkeys(keys, 2**20)}]
+    assert tool.startup_table([start, runs]).count("1048576.0") == 3
+
+
+@pytest.mark.slow
+def test_startup_and_runtimes(tmp_path):
+    arguments = ["--size", "96", "128", "--repeat", "1", "--device", "cpu"]
+    (row,) = measure(["startup", *arguments])["results"]
+    assert 0 < row["load_bytes"] < row["peak_memory_bytes"]
+    (row,) = measure(["runtimes", *arguments, "--runtimes", "bf16"])["results"]
+    assert list(row["paths"]) == ["plain", "optimized", "bf16"]
+    assert row["paths"]["optimized"]["difference"]["same_classes"]
 
 
 def test_plot_of_time_and_memory(tmp_path):
@@ -205,3 +229,34 @@ def test_plot_of_time_and_memory(tmp_path):
     rows += [{"config": "c", "axis": "training batch", "value": 1, "plain": memory}]
     plotting.plot_growth(rows, str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prediction_of_a_folder(tmp_path):
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = ["predict", "--config", config, "--images", "12", "--size", "64", "96"]
+    words += ["--repeat", "1", "--device", "cpu", "--streams", "1", "2", "--formats", "jsonl,coco"]
+    report = benchmark.measure([*words, "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
+    assert [row["streams"] for row in report["results"]] == [1, 2]
+    for row in report["results"]:
+        assert row["images"] == 12 and row["images_per_second"] > 0
+        assert 0.2 < row["network_share"] <= 1.01
+        assert row["bytes_written_per_image"] > 100 and row["bytes_of_an_image"] > 500
+
+
+def test_loader_figures():
+    words = "loader --processes 0 1 --batch 2 --repeat 2 --device cpu"
+    rows = measure(words.split())["results"]
+    assert [(row["workers"], row["images"]) for row in rows] == [(0, 4), (1, 4)]
+    assert all(row["images_per_second"] > 0 for row in rows)
+
+
+def test_gpu_figures_have_tables_of_their_own():
+    tool = _tool("build_speed_table")
+    reports = tool.load()
+    names = ("Inference on a GPU", "Training on a GPU", "Loading for a GPU", "Exactness on a GPU")
+    text = tool.all_tables(reports)
+    assert all(f"## {name}\n" in text for name in names)
+    cpu, gpu = text.split(f"## {names[0]}\n")
+    assert "H100" in gpu and "H100" not in cpu and "AMD EPYC" not in gpu
+    row = next(line for line in gpu.splitlines() if "w18_20e" in line and "| bf16 " in line)
+    assert row.endswith("| 10.8              |")  # as MMDetection states

@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import default_argument_parser
 
 from hrnet_d2.arguments import choices
-from hrnet_d2.benchmark import inference, training
+from hrnet_d2.benchmark import inference, runtimes, training
 from hrnet_d2.cli import COMMANDS, benchmark, env, main
 from hrnet_d2.cli.errors import run
 from hrnet_d2.engine import argument_parser, trackers
@@ -88,6 +88,7 @@ def test_choices_are_those_of_the_modules_that_use_them():
     assert choices.CLOCKS == tuple(inference.CLOCKS)
     assert choices.SWITCHES == tuple(training.SWITCHES)
     assert choices.VARIANTS == tuple(inference.VARIANTS)
+    assert choices.RUNTIMES == runtimes.RUNTIMES
 
 
 def test_training_takes_every_argument_of_detectron2():
