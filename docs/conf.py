@@ -34,6 +34,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!hrnet_d2\.).*"),
     # Types in signatures that are not a part of the public reference.
     ("py:class", r"hrnet_d2\.checkpoint\.settings\..*|hrnet_d2\..*\.DetectionRule"),
+    ("py:class", r"hrnet_d2\.modeling\.meta_arch\.fcos\.inference\.Candidates"),
     (
         "py:class",
         r"hrnet_d2\.engine\.predictor\._Image|hrnet_d2\.modeling\.backbone\.levels\.Levels",

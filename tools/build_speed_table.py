@@ -311,7 +311,7 @@ def documents(reports: list[dict]) -> dict[Path, str]:
     on_cpu, on_gpu = _on_cpu(reports), [r for r in reports if gpu_tables.is_on_gpu(r)]
     short = f"{inference_table(on_cpu)}\n\n{training_table(on_cpu)}"
     if _of_task(on_gpu, "inference"):
-        short += f"\n\n{gpu_tables.inference_table(on_gpu)}"
+        short += f"\n\n{gpu_tables.short_inference_table(on_gpu)}"
     return {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
 
 

@@ -1,10 +1,15 @@
 """The tables of what was measured on a GPU; see build_speed_table.py."""
 
 import json
+import textwrap
 from pathlib import Path
 
 from tabulate import tabulate
 
+HOW = (
+    "medians from images in main memory to detections, all alternated in one run; float32 is "
+    "PyTorch's default, whose convolutions round to TF32."
+)
 ZOO = Path(__file__).resolve().parent.parent / "hrnet_d2" / "model_zoo.json"
 
 
@@ -32,7 +37,8 @@ def _of(reports: list[dict], task: str) -> list[dict]:
 
 
 def _measured(reports: list[dict], how: str) -> str:
-    return f"\n\nMeasured on {'; '.join(dict.fromkeys(map(_place, reports)))}: {how}"
+    places = "; ".join(dict.fromkeys(map(_place, reports)))
+    return "\n\n" + textwrap.fill(f"Measured on {places}: {how}", 118, break_on_hyphens=False)
 
 
 def _results(reports: list[dict]) -> list[dict]:
@@ -40,27 +46,37 @@ def _results(reports: list[dict]) -> list[dict]:
 
 
 def inference_table(reports: list[dict]) -> str:
-    """Time of each path, one row per config and batch, by batch."""
+    """Time of each path, by config and batch."""
     reports = _of(reports, "inference")
-    results = sorted(_results(reports), key=lambda r: (r["config"], r["batch"]))
-    names = list(dict.fromkeys(name for result in results for name in result["paths"]))
-    names.sort(key=lambda name: "graphs" in name)
     rows = []
-    for result in results:
-        paths = result["paths"]
-        figures = [
-            f"{paths[n]['median_ms']:.1f} ({paths[n]['speedup']:.1f}x)" if n in paths else ""
-            for n in names
-        ]
-        most = max(path["images_per_second"] for path in paths.values())
+    for result in sorted(_results(reports), key=lambda r: (r["config"], r["batch"])):
         size = f"{result['batch']} x " + "{}x{}".format(*result["size"])
-        rows.append([_name(result["config"]), size, *figures, f"{most:.0f}"])
-    how = (
-        "medians in ms from images in main memory to detections, all alternated in one run; "
-        "float32 is PyTorch's default, whose convolutions round to TF32."
-    )
-    columns = ["config", "images", *names, "most images/s"]
-    return _table(rows, columns) + _measured(reports, how)
+        for name, path in result["paths"].items():
+            figures = [f"{path['median_ms']:.1f}", f"{path['speedup']:.1f}x"]
+            rate = f"{path['images_per_second']:.0f}"
+            rows.append([_name(result["config"]), size, name, *figures, rate])
+    columns = ["config", "images", "path", "ms", "speedup vs. plain", "images/s"]
+    return _table(rows, columns) + _measured(reports, HOW)
+
+
+def short_inference_table(reports: list[dict]) -> str:
+    """Single images by the paths that matter most, one row per config."""
+    reports = _of(reports, "inference")
+    names = ("plain", "optimized", "cuda-graphs", "bf16+cuda-graphs")
+    rows = [
+        [
+            _name(result["config"]),
+            "{}x{}".format(*result["size"]),
+            *(
+                f"{path['median_ms']:.1f} ({path['speedup']:.1f}x)"
+                for path in (result["paths"][name] for name in names)
+            ),
+        ]
+        for result in _results(reports)
+        if result["batch"] == 1
+    ]
+    columns = ["config", "image", *(f"{name}, ms" for name in names)]
+    return _table(rows, columns) + _measured(reports, HOW)
 
 
 def training_table(reports: list[dict]) -> str:
