@@ -1,12 +1,17 @@
+import atexit
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-# Before the package is imported: its built-in datasets take their folder from here.
-os.environ.setdefault("HRNET_D2_CACHE", tempfile.mkdtemp(prefix="hrnet_d2_tests_"))
+# Before the package is imported: its built-in datasets take their folder from here. Processes of
+# this one, among them pytest-xdist's, share it.
+if "HRNET_D2_CACHE" not in os.environ:
+    os.environ["HRNET_D2_CACHE"] = tempfile.mkdtemp(prefix="hrnet_d2_tests_")
+    atexit.register(shutil.rmtree, os.environ["HRNET_D2_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +30,18 @@ def _loggers_as_before() -> Iterator[None]:
         from detectron2.utils.logger import setup_logger
 
         setup_logger.cache_clear()  # otherwise it would not set up the same logger again
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--no-skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, with --no-skips: {report.longrepr}"
+    return report

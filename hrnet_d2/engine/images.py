@@ -1,15 +1,17 @@
 """What users call an image: a file, a Pillow image or an array; the network gets an array."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from detectron2.config import CfgNode
 from PIL import Image
 
 from hrnet_d2.data import check_image, read_image
+from hrnet_d2.data.image_io import MAX_PIXELS
 
-__all__ = ["AnyImage", "ImageLoader"]
+__all__ = ["AnyImage", "ImageLoader", "named"]
 
 AnyImage: TypeAlias = "np.ndarray | str | os.PathLike[str] | Image.Image"
 
@@ -20,13 +22,14 @@ DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 class ImageLoader:
     """From a path, a Pillow image or an array to a BGR array."""
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, backend: str = "opencv", max_pixels: int = MAX_PIXELS):
         """
         Args:
-            cfg: ``INPUT.BACKEND`` and ``INPUT.MAX_PIXELS`` are those of the test loader.
+            backend: that decodes files, as in ``INPUT.BACKEND``.
+            max_pixels: files with more pixels are refused.
         """
-        self.backend = cfg.INPUT.BACKEND
-        self.max_pixels = cfg.INPUT.MAX_PIXELS
+        self.backend = backend
+        self.max_pixels = max_pixels
 
     def __call__(self, image: AnyImage) -> np.ndarray:
         """
@@ -72,3 +75,12 @@ class ImageLoader:
             )
         elif not all(image.size):
             raise ValueError(f"The image is empty: its width and height are {image.size}")
+
+
+@contextlib.contextmanager
+def named(image: str) -> Iterator[None]:
+    """Errors of the body say which image they are of; those of files have its path."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{image}: {error}") from None

@@ -1,6 +1,5 @@
 """From images to detections, one at a time or in batches."""
 
-import contextlib
 import itertools
 import logging
 import os
@@ -18,12 +17,16 @@ from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import InferenceInput
-from hrnet_d2.devices import available_device, explain_missing_operator
+from hrnet_d2.devices import (
+    available_device,
+    explain_missing_operator,
+    set_float32_precision,
+)
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.inference.tta import build_tta, without_resize
 from hrnet_d2.modeling import build_model
 
-from .images import AnyImage, ImageLoader
+from .images import AnyImage, ImageLoader, named
 from .memory import explain_out_of_memory
 
 __all__ = ["Predictor", "metadata_of"]
@@ -85,6 +88,7 @@ class Predictor:
         check_config(self.cfg, train=False)
         if not cfg.MODEL.WEIGHTS:
             raise ConfigError("MODEL.WEIGHTS is empty: set it to a checkpoint's path or URL")
+        set_float32_precision(self.cfg)
         self.batch_size = batch_size
         self.model = build_model(self.cfg)
         self.model.eval()
@@ -97,7 +101,7 @@ class Predictor:
         if self.cfg.TEST.AUG.ENABLED:
             self.prepare = InferenceInput(without_resize(self.cfg))
             self._run = build_tta(self.cfg, self.model)
-        self._load = ImageLoader(self.cfg)
+        self._load = ImageLoader(self.cfg.INPUT.BACKEND, self.cfg.INPUT.MAX_PIXELS)
 
     @overload
     def __call__(self, images: AnyImage) -> dict[str, Any]: ...
@@ -135,7 +139,7 @@ class Predictor:
 
     def _list(self, images: Sequence[AnyImage]) -> list[dict[str, Any]]:
         for i, image in enumerate(images):
-            with _named(f"image {i} of {len(images)}"):
+            with named(f"image {i} of {len(images)}"):
                 self._load.check(image)
         outputs: list[dict[str, Any]] = []
         window = WINDOW * self.batch_size
@@ -148,7 +152,7 @@ class Predictor:
         while batch := list(itertools.islice(numbered, self.batch_size)):
             loaded = []
             for i, image in batch:
-                with _named(f"image {i}"):
+                with named(f"image {i}"):
                     loaded.append(self._load(image))
             outputs = self._in_batches(loaded)[::-1]
             del batch, loaded, image
@@ -200,15 +204,6 @@ class Predictor:
         ):
             outputs = self._run(inputs)
         return outputs
-
-
-@contextlib.contextmanager
-def _named(image: str) -> Iterator[None]:
-    """Errors of the body say which image they are of; those of files have its path."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{image}: {error}") from None
 
 
 def _limit_threads_after_fork() -> None:

@@ -1,11 +1,10 @@
 """From weights to a folder that a runtime without this package can run."""
 
 import functools
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,26 @@ from detectron2.config import CfgNode
 from torch.export import ExportedProgram
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import read_image
 from hrnet_d2.data.datasets.shapes import draw
 from hrnet_d2.engine import Predictor
 from hrnet_d2.file_io import atomic_write
 
-from . import int8, onnx_format, openvino_format, runtime
+from . import onnx_format, openvino_format, runtime
 from .building import build_graph, export_program, output_names
 from .checking import TOLERANCES, Comparison, check_images, compare
-from .errors import ExportError, ExportMismatchError
+from .errors import ExportMismatchError
+from .evaluating import MOST_LOST, average_precision, check_evaluation
 from .folder import new_folder, refuse_existing
+from .predictor import ExportedPredictor
+from .quantizing import Calibration, quantize
 from .readme import readme
+from .sensitivity import advice
+from .settings import check_options, layers_dtype, settings_of
 from .torch_formats import write_compiled_backbone, write_program, write_torchscript
 
-__all__ = [
-    "DTYPES",
-    "FORMATS",
-    "Export",
-    "Source",
-    "check_arguments",
-    "cpu_predictor",
-    "export",
-    "layers_dtype",
-    "settings_of",
-    "write_export",
-]
-
-# Name -> the file of the graph, and the libraries that making it needs.
-FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "onnx": ("detector.onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": ("detector.xml", ("openvino", "onnx", "onnxscript")),
-    "torchscript": ("detector.pt", ()),
-    "pt2": ("detector.pt2", ()),
-}
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+__all__ = ["Export", "Source", "cpu_predictor", "export", "write_export"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +43,13 @@ class Export:
     Attributes:
         folder: with the graph, ``settings.json``, ``detector.py`` and a README.
         comparisons: with the model, one for each image.
+        average_precision: of "model" and "export", by task ("bbox", "segm"); empty if they were
+            not evaluated.
     """
 
     folder: Path
     comparisons: list[Comparison]
+    average_precision: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def export(
@@ -75,6 +62,7 @@ def export(
     images: Sequence[np.ndarray] | None = None,
     calibrate: str | Path | None = None,
     keep: Sequence[str] = (),
+    evaluate: bool = False,
     compile_backbone: bool = False,
     report: Callable[[str], None] = print,
 ) -> Export:
@@ -93,6 +81,7 @@ def export(
         calibrate: folder of images like those that the detector will see, some hundred: quantize
             the layers to 8-bit integers on them (OpenVINO only).
         keep: parts of names of layers that stay in float32 when quantizing.
+        evaluate: also compare the average precision on the first of ``DATASETS.TEST``.
         compile_backbone: with "pt2", also compile backbone and neck by AOTInductor to
             ``backbone.pt2``, which needs a C++ compiler and some minutes.
         report: called with lines that say what is being done.
@@ -102,16 +91,22 @@ def export(
 
     Raises:
         ExportError: if the model has no form in the format, a library is missing, ``output`` holds
-            something else, or the export and the model disagree; nothing is written then.
+            something else or cannot be made, or the export and the model disagree; nothing is
+            written then.
+        FileNotFoundError, ImageReadError: of the images to calibrate on.
     """
-    if compile_backbone and format != "pt2":
-        raise ExportError(f"--compile-backbone is for the format pt2, not for {format}")
-    if calibrate is not None:
-        dtype = _int8(format, dtype)
-    check_arguments(format, dtype)
+    dtype = check_options(
+        format,
+        dtype,
+        calibrate=calibrate is not None,
+        keep=bool(keep),
+        compile_backbone=compile_backbone,
+    )
     refuse_existing(Path(output), overwrite)
-    calibration = None if calibrate is None else Calibration(_images_in(Path(calibrate)), keep)
+    calibration = None if calibrate is None else Calibration.of_folder(Path(calibrate), keep)
     predictor = cpu_predictor(cfg)
+    if evaluate:
+        check_evaluation(predictor.cfg)
     report(f"Recording the graph for {format}, which takes a minute or two")
     source = Source(predictor, layers_dtype(format, dtype))
     if images is None:
@@ -123,36 +118,12 @@ def export(
         format,
         dtype,
         images,
-        overwrite,
-        report,
-        calibration,
-        compile_backbone,
+        overwrite=overwrite,
+        calibration=calibration,
+        evaluate=evaluate,
+        compile_backbone=compile_backbone,
+        report=report,
     )
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What quantization takes: images, and layers that stay in float32 (see ``int8.quantize``)."""
-
-    files: Sequence[Path]
-    keep: Sequence[str] = ()
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} to calibrate on")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"There is no image in the folder {folder} to calibrate on")
-    return files
-
-
-def _int8(format: str, dtype: str) -> str:
-    if format != "openvino" or dtype != "float32":
-        raise ExportError(
-            f"--calibrate quantizes for openvino and takes no other dtype, got {format} {dtype}"
-        )
-    return "int8"
 
 
 class Source:
@@ -179,32 +150,30 @@ class Source:
         return onnx_format.convert(self.program, self.outputs)
 
 
-def layers_dtype(format: str, dtype: str) -> torch.dtype:
-    """Of the graph's layers: OpenVINO converts a float32 graph to its own types."""
-    return torch.float32 if format == "openvino" else DTYPES[dtype]
-
-
 def write_export(
     source: Source,
     target: Path,
     format: str,
     dtype: str,
     images: Sequence[np.ndarray],
+    *,
     overwrite: bool = False,
-    report: Callable[[str], None] = print,
     calibration: Calibration | None = None,
+    evaluate: bool = False,
     compile_backbone: bool = False,
+    report: Callable[[str], None] = print,
 ) -> Export:
     """Write a recorded graph in one format; arguments and errors as for :func:`export`."""
     predictor = source.predictor
+    precision: dict[str, dict[str, float]] = {}
     with new_folder(target, overwrite) as folder:
         settings = settings_of(source, format, dtype)
         if calibration is not None:
-            settings["quantization"] = {
-                "images": len(calibration.files),
-                "keep": list(calibration.keep),
-            }
+            count, keep = len(calibration.files), list(calibration.keep)
+            settings["quantization"] = {"images": count, "keep": keep}
+            report(f"Quantizing on {count} images")
         _write_graph(source, folder, settings, calibration)
+        settings["files"] = {file.name: runtime.digest(file) for file in sorted(folder.iterdir())}
         _write_text(folder / runtime.SETTINGS, json.dumps(settings, indent=2) + "\n")
         _write_text(folder / "README.md", readme(settings))
         shutil.copyfile(runtime.__file__, folder / "detector.py")
@@ -213,66 +182,85 @@ def write_export(
             worst = write_compiled_backbone(predictor.model, folder / "backbone.pt2")
             report(f"backbone.pt2: differs from the model by {worst:.1e} of the largest value")
         report("Comparing it with the model")
-        tolerance = TOLERANCES[dtype]
-        detector = runtime.load(folder)
-        comparisons = compare(detector, predictor, predictor.model, images, tolerance)
-        del detector
-        rows = [comparison.as_dict() for comparison in comparisons]
-        _write_text(folder / "check.json", json.dumps(rows, indent=2) + "\n")
+        detector = runtime.load(folder, trusted=True)
+        comparisons = compare(detector, predictor, predictor.model, images, TOLERANCES[dtype])
         for line in table(comparisons):
             report(line)
-        if not all(comparison.ok for comparison in comparisons):
+        if evaluate:
+            report(f"Evaluating both on {predictor.cfg.DATASETS.TEST[0]}")
+            precision = _evaluate(predictor, detector, report)
+        del detector
+        found = {"comparisons": [x.as_dict() for x in comparisons], "average_precision": precision}
+        _write_text(folder / "check.json", json.dumps(found, indent=2) + "\n")
+        if problem := _problem(dtype, comparisons, precision):
+            if calibration is not None:
+                report("Looking for the layers that quantization harms most")
+                problem += f". {advice(source, settings, calibration, folder)}"
             raise ExportMismatchError(
-                f"The {format} export in {dtype} and the model disagree by more than {tolerance}: "
-                "nothing was written",
-                comparisons,
+                f"The {format} export in {dtype} {problem}. Nothing was written", comparisons
             )
         size = sum(file.stat().st_size for file in folder.iterdir())
     report(f"{target}: {size / 2**20:.0f} MiB")
-    return Export(target, comparisons)
+    return Export(target, comparisons, precision)
+
+
+def _evaluate(
+    predictor: Predictor, detector: runtime.Detector, report: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """The average precision of the model and of the export, by task."""
+    model = average_precision(predictor.cfg, predictor)
+    made = average_precision(predictor.cfg, ExportedPredictor(detector))
+    for task, value in model.items():
+        change = made[task] - value
+        report(f"{task} AP: model {value:.2f}, export {made[task]:.2f} ({change:+.2f})")
+    return {"model": model, "export": made}
+
+
+def _problem(
+    dtype: str, comparisons: Sequence[Comparison], precision: dict[str, dict[str, float]]
+) -> str:
+    """What is wrong with an export; "" if nothing is.
+
+    Average precision, where it is known, says more than a few images.
+    """
+    if precision:
+        model, made = precision["model"], precision["export"]
+        lost = {task: value - made[task] for task, value in model.items()}
+        bad = [f"{value:.2f} {task} AP" for task, value in lost.items() if not value <= MOST_LOST]
+        return f"costs {' and '.join(bad)}, more than {MOST_LOST}" if bad else ""
+    if all(comparison.ok for comparison in comparisons):
+        return ""
+    return f"and the model disagree by more than {TOLERANCES[dtype]}"
 
 
 def table(comparisons: Sequence[Comparison]) -> list[str]:
     """Lines for a terminal."""
-    lines = ["image (h x w)   model  export  same  box (px)   score     mask IoU"]
+    lines = ["image (h x w)   model  export  same  of the best  box (px)   score     mask IoU"]
     for c in comparisons:
         mask = "-" if c.mask is None else f"{c.mask:.4f}"
+        best = f"{c.confident_same} of {c.confident}"
         lines.append(
-            f"{c.height:5} x {c.width:<5}  {c.expected:6} {c.made:7} {c.same:5}  {c.box:<9.2g}  "
-            f"{c.score:<8.2g}  {mask}"
+            f"{c.height:5} x {c.width:<5}  {c.expected:6} {c.made:7} {c.same:5}  {best:11}  "
+            f"{c.box:<9.2g}  {c.score:<8.2g}  {mask}"
         )
     return lines
 
 
-def check_arguments(format: str, dtype: str) -> None:
-    """
-    Raises:
-        ExportError: if the format cannot be made in the dtype, or not with what is installed.
-    """
-    if format not in FORMATS:
-        raise ExportError(f"There is no format {format!r}, only {', '.join(FORMATS)}")
-    if dtype not in (*DTYPES, "int8"):
-        raise ExportError(f"There is no dtype {dtype!r}, only {', '.join(DTYPES)}")
-    if format == "onnx" and dtype == "bfloat16":
-        raise ExportError(
-            "ONNX Runtime has no bfloat16 convolutions on a CPU: export float32, or use openvino"
-        )
-    needed = (*FORMATS[format][1], *(("nncf",) if dtype == "int8" else ()))
-    missing = [name for name in needed if not _version(name)]
-    if missing:
-        extra = "int8" if dtype == "int8" else format
-        raise ExportError(
-            f"{extra} needs {', '.join(missing)}, not installed here: pip install "
-            f"'hrnet_d2[{extra}]'"
-        )
-
-
 def cpu_predictor(cfg: CfgNode | str) -> Predictor:
-    """The plain model: what optimization rewrites for PyTorch, other runtimes do on their own."""
+    """The plain model: what optimization rewrites for PyTorch, other runtimes do on their own.
+
+    Raises:
+        ConfigError: if the config asks for test-time augmentation.
+    """
     if not isinstance(cfg, CfgNode):
         cfg = model_zoo.config_of(cfg)
     cfg = cfg.clone()
     cfg.defrost()
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError(
+            "Test-time augmentation cannot be exported, since it runs the network several times: "
+            "set TEST.AUG.ENABLED False, which changes the detections"
+        )
     cfg.MODEL.DEVICE = "cpu"
     return Predictor(cfg, optimize=False)
 
@@ -291,58 +279,8 @@ def _write_graph(
         model = openvino_format.convert(source.onnx, folder)
         if calibration is not None:
             prepare = runtime.Detector(settings, lambda inputs: []).prepare
-            inputs = [prepare(read_image(str(file))) for file in calibration.files]
-            model = int8.quantize(model, inputs, calibration.keep)
+            model = quantize(model, calibration, prepare)
         openvino_format.save(model, path, half_weights=settings["dtype"] == "float16")
-
-
-def settings_of(source: Source, format: str, dtype: str) -> dict[str, Any]:
-    """What ``settings.json`` says: all that a runtime must know, and where the graph comes from."""
-    cfg, metadata = source.predictor.cfg, source.predictor.metadata
-    fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
-    thresholds = cfg.MODEL.FCOS if fcos else cfg.MODEL.ROI_HEADS
-    backbone: Any = source.graph.model.backbone
-    settings: dict[str, Any] = {
-        "format_version": runtime.FORMAT_VERSION,
-        "format": format,
-        "graph": FORMATS[format][0],
-        "dtype": dtype,
-        "outputs": source.outputs,
-        "model": cfg.MODEL.META_ARCHITECTURE if fcos else cfg.MODEL.ROI_HEADS.NAME,
-        "weights": Path(cfg.MODEL.WEIGHTS).name,
-        "arithmetic": cfg.MODEL.ARITHMETIC,
-        "classes": list(metadata.get("thing_classes", [])),
-        "score_thresh": thresholds.SCORE_THRESH_TEST,
-        "nms_thresh": thresholds.NMS_THRESH_TEST,
-        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-        "input": {
-            "format": cfg.INPUT.FORMAT,
-            "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
-            "pixel_std": list(cfg.MODEL.PIXEL_STD),
-            "resize": cfg.INPUT.BACKEND,
-            "short_edge": cfg.INPUT.MIN_SIZE_TEST,
-            "long_edge": cfg.INPUT.MAX_SIZE_TEST,
-            "size_divisibility": backbone.size_divisibility,
-        },
-        "versions": {
-            name: version
-            for name in ("hrnet_d2", "torch", "torchvision", *FORMATS[format][1], "nncf")
-            if (version := _version(name)) and (name != "nncf" or dtype == "int8")
-        },
-    }
-    if format == "openvino":
-        # On a CPU float16 weights are computed with in float32.
-        settings["run_dtype"] = "bfloat16" if dtype == "bfloat16" else "float32"
-    if format in ("onnx", "openvino"):
-        settings["opset"] = onnx_format.OPSET
-    return settings
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _write_text(path: Path, text: str) -> None:

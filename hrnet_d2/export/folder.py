@@ -16,8 +16,16 @@ __all__ = ["new_folder", "refuse_existing"]
 def refuse_existing(target: Path, overwrite: bool) -> None:
     """
     Raises:
-        ExportError: if there is something at ``target`` that must not be replaced.
+        ExportError: if there is something at ``target`` that must not be replaced, or no folder
+            can be made there.
     """
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ExportError(f"{target} cannot be made: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ExportError(f"{target} cannot be made: {parent} cannot be written to")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir():

@@ -1,13 +1,14 @@
 """An exported detector with the face of :class:`~hrnet_d2.Predictor`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
+
+from hrnet_d2.engine.images import AnyImage, ImageLoader, named
 
 from . import runtime
 
@@ -30,22 +31,39 @@ class ExportedPredictor:
         self.detector = detector
         names = {"thing_classes": detector.classes} if detector.classes else {}
         self.metadata = Metadata(name="exported", **names)
+        self._load = ImageLoader(detector.settings["input"]["resize"])
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> dict | list[dict]:
-        """As ``Predictor.__call__``; a list runs image by image."""
+    def __call__(self, images: Any) -> Any:
+        """As ``Predictor.__call__``, for paths, Pillow images, arrays, lists and iterators of them.
+
+        The images run one after the other.
+        """
         if isinstance(images, list | tuple):
-            return [_as_instances(output["instances"]) for output in self.detector(images)]
-        return _as_instances(self.detector(images)["instances"])
+            for i, image in enumerate(images):
+                with named(f"image {i} of {len(images)}"):
+                    self._load.check(image)
+            return [self._detect(image) for image in images]
+        if isinstance(images, Iterator):
+            return self._stream(images)
+        return self._detect(images)
+
+    def _stream(self, images: Iterator[AnyImage]) -> Iterator[dict[str, Any]]:
+        for i, image in enumerate(images):
+            with named(f"image {i}"):
+                output = self._detect(image)
+            yield output
+
+    def _detect(self, image: AnyImage) -> dict[str, Any]:
+        return _as_instances(self.detector(self._load(image))["instances"])
 
 
 def load(folder: str | Path, **options: Any) -> ExportedPredictor:
     """The detector of a folder that ``hrnet-d2 export`` made.
 
-    Load only folders that you trust: a graph is a program.
-
     Args:
         folder: the folder.
-        options: ``device``, ``threads`` and ``dtype``, see :func:`hrnet_d2.export.runtime.load`.
+        options: ``device``, ``threads``, ``dtype`` and ``trusted``, see
+            :func:`hrnet_d2.export.runtime.load`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as there.

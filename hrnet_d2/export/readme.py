@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .runtime import MAY_HOLD_CODE
+
 __all__ = ["readme"]
 
 # Format -> what it is called, what runs it.
@@ -25,15 +27,14 @@ python detector.py image.jpg
 or from Python, with this folder on the path:
 
 ```python
-import cv2
 from detector import load
 
-detect = load("this folder")
-found = detect(cv2.imread("image.jpg"))["instances"]
+detect = load("this folder"{trusted})
+found = detect("image.jpg")["instances"]  # or an array, as cv2.imread returns it
 print(found.pred_boxes, found.scores, found.pred_classes)
 ```
 
-`hrnet_d2.export.load("this folder")` does the same and returns Detectron2's `Instances`.
+`hrnet_d2.export.load("this folder"{trusted})` does the same and returns Detectron2's `Instances`.
 
 ## The graph
 
@@ -46,7 +47,7 @@ print(found.pred_boxes, found.scores, found.pred_classes)
 | out | `scores` | float32 (D,) | in descending order |
 | out | `classes` | int64 (D,) | positions in `classes` of `settings.json` |
 {masks}
-D, the number of detections, is at most {max_detections}. The pixel mean and deviation and
+D is the number of detections{max_detections}. The pixel mean and deviation and
 non-maximum suppression are in the graph. Images are resized so that the short edge has {short_edge}
 pixels, unless the long edge would exceed {long_edge}, and padded at
 the right and the bottom to multiples of {divisor}, at least 64: see `prepare` in `detector.py`.
@@ -62,9 +63,11 @@ def readme(settings: dict[str, Any]) -> str:
     title, packages = RUNTIMES[settings["format"]]
     if settings["input"]["resize"] == "detectron2":
         packages += " pillow"
+    most = settings["max_detections"]
     return TEXT.format(
         title=title,
         packages=packages,
+        trusted=", trusted=True" if settings["format"] in MAY_HOLD_CODE else "",
         model=settings["model"],
         weights=settings["weights"],
         classes=len(settings["classes"]) or "unnamed",
@@ -74,7 +77,7 @@ def readme(settings: dict[str, Any]) -> str:
         score_thresh=settings["score_thresh"],
         scale=SCALE if settings["arithmetic"] == "mmdet1" else "",
         masks=MASKS if "masks" in settings["outputs"] else "",
-        max_detections=settings["max_detections"],
+        max_detections=f", at most {most}" if most >= 0 else "",
         short_edge=settings["input"]["short_edge"],
         long_edge=settings["input"]["long_edge"],
     )

@@ -5,8 +5,8 @@ This file is copied into every exported folder as ``detector.py`` and imports no
     from detector import load
 
     detect = load("exported")
-    for image in map(cv2.imread, ["a.jpg", "b.jpg"]):
-        found = detect(image)["instances"]
+    for output in detect(["a.jpg", "b.jpg"]):  # or arrays, as cv2.imread returns them
+        found = output["instances"]
         print(found.pred_boxes, found.scores, found.pred_classes)
 
 From a shell: ``python exported/detector.py a.jpg b.jpg`` prints a line of JSON for each image.
@@ -15,8 +15,11 @@ D = number of detections of an image.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +28,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-__all__ = ["Detections", "Detector", "load"]
+__all__ = ["Detections", "Detector", "digest", "load", "read_image"]
 
 SETTINGS = "settings.json"
 FORMAT_VERSION = 1
 # Pixels: below this the network's coarsest level would be empty.
 MIN_SIDE = 64
+# What the program reads of settings.json.
+REQUIRED = ("format", "graph", "files", "outputs", "arithmetic", "classes", "score_thresh", "input")
+
+MAY_HOLD_CODE = ("torchscript", "pt2")
 
 
 @dataclass
@@ -60,7 +67,7 @@ Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 class Detector:
-    """From BGR images to detections.
+    """From images to detections, one image after the other.
 
     Attributes:
         settings: of the export; see its README.
@@ -79,25 +86,32 @@ class Detector:
         self.score_thresh = float(settings["score_thresh"])
         self._run = run
 
-    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
+    def __call__(self, images: Any) -> Any:
         """
         Args:
-            images: one (H, W, 3) uint8 BGR image, as ``cv2.imread`` returns it, or a list of them.
+            images: one image, or a list or tuple of images. An image is the path of a file, or a
+                (H, W, 3) uint8 array in BGR order, as ``cv2.imread`` returns it.
 
         Returns:
             ``{"instances": Detections}``, or a list of them.
 
         Raises:
-            TypeError, ValueError: if something is no such image.
+            FileNotFoundError: if there is no such file.
+            TypeError, ValueError: if something is no image.
         """
         if not isinstance(images, list | tuple):
-            return self._detect(_checked(images))
+            return self._detect(self._read(images))
         for i, image in enumerate(images):
             try:
                 _checked(image)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        return [self._detect(image) for image in images]
+        return [self._detect(self._read(image)) for image in images]
+
+    def _read(self, image: Any) -> np.ndarray:
+        if isinstance(image, str | os.PathLike):
+            return read_image(image, self.settings["input"]["resize"])
+        return _checked(image)
 
     def prepare(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's inputs for an image.
@@ -158,6 +172,7 @@ def load(
     device: str = "CPU",
     threads: int | None = None,
     dtype: str | None = None,
+    trusted: bool = False,
 ) -> Detector:
     """The detector of an exported folder.
 
@@ -167,25 +182,28 @@ def load(
         threads: of the CPU; None is the runtime's choice.
         dtype: in which OpenVINO computes: "float32", "bfloat16" or "float16"; None is the
             export's.
+        trusted: for "torchscript" and "pt2": the folder is one's own. PyTorch's loaders run code
+            that such files may hold. The graphs of ONNX and OpenVINO hold no code.
 
     Raises:
-        FileNotFoundError: if the folder has no settings.
+        FileNotFoundError: if a file of the folder is missing.
         ImportError: if the format's runtime is not installed.
-        ValueError: if the folder was made by a newer version, or the runtime has no such dtype.
+        ValueError: if the folder was made by a newer version, a file in it is damaged or was
+            changed, the runtime has no such device or dtype, or a file that may hold code is not
+            trusted.
     """
     folder = Path(folder)
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no exported detector: it has no {SETTINGS}")
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {settings['format_version']}, this program reads up to "
-            f"{FORMAT_VERSION}: use the detector.py in the folder"
-        )
+    settings = _read_settings(folder)
     name = settings["format"]
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
+    if name in MAY_HOLD_CODE and not trusted:
+        raise ValueError(
+            f"Loading {folder / settings['graph']} runs code that is in it: pass trusted=True if "
+            "you made it, or export to onnx or openvino"
+        )
+    for file, expected in settings["files"].items():
+        _check_file(folder, file, expected)
     try:
         run = _RUNTIMES[name](folder / settings["graph"], settings, device, threads, dtype)
     except ModuleNotFoundError as error:
@@ -193,6 +211,52 @@ def load(
             f"This detector needs {error.name}, which is not installed: pip install {error.name}"
         ) from error
     return Detector(settings, run)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    if not path.is_file():
+        what = f"it has no {SETTINGS}" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{folder} is no exported detector: {what}")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        version = int(settings["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, copy the folder or export again: {error!r}") from None
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: use "
+            "the detector.py in the folder, or a newer hrnet_d2"
+        )
+    missing = [name for name in REQUIRED if name not in settings]
+    if missing:
+        raise ValueError(f"{path} is damaged, copy the folder or export again: no {missing[0]!r}")
+    if settings["format"] not in _RUNTIMES or settings["graph"] not in settings["files"]:
+        raise ValueError(f"{path} is damaged, copy the folder or export again: format and graph")
+    return settings
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    """That a file of the graph is the one that was checked when the folder was made."""
+    path = folder / name
+    if path.parent != folder:  # settings must not lead elsewhere
+        raise ValueError(f"{folder / SETTINGS} names the file {name!r}, which is not in the folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: copy the whole folder, or export again")
+    if digest(path) != expected:
+        raise ValueError(
+            f"{path} is not the file that was exported, its SHA-256 differs from the one in "
+            f"{SETTINGS}: copy the whole folder, or export again"
+        )
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 # ---------------------------------------------------------------------- runtimes
@@ -208,7 +272,10 @@ def _onnx_runtime(
         options.intra_op_num_threads = threads
     providers = ["CPUExecutionProvider"]
     if device.upper() != "CPU":
-        providers.insert(0, f"{device.upper()}ExecutionProvider")
+        provider = f"{device.upper()}ExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise ValueError(f"This onnxruntime has no {provider} for the device {device!r}")
+        providers.insert(0, provider)
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     return lambda inputs: session.run(None, inputs)
 
@@ -218,8 +285,11 @@ def _openvino(
 ) -> Run:
     import openvino
 
-    hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint[dtype or settings["run_dtype"]]}
+    hints = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+    hint = hints.get(dtype or settings["run_dtype"])
+    if hint is None:
+        raise ValueError(f"OpenVINO computes in {', '.join(hints)}, not in {dtype!r}")
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     model = openvino.Core().compile_model(str(path), device, config)
@@ -240,7 +310,10 @@ def _torchscript(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    module = torch.jit.load(str(path), map_location=device.lower())
+    with warnings.catch_warnings():
+        # Nothing that a caller can do: the format is TorchScript, which torch calls deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(str(path), map_location=device.lower())
     return _torch_run(module, device)
 
 
@@ -283,16 +356,57 @@ _RUNTIMES = {
 # ---------------------------------------------------------------------- before the network
 
 
-def _checked(image: Any) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndarray:
+    """Read a file upright (EXIF orientation applied), as hrnet_d2 does.
+
+    Gray images become three channels, alpha is dropped, 16 bits become 8.
+
+    Args:
+        path: of the file.
+        backend: what decodes it, "opencv" or "detectron2" (by Pillow).
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be decoded.
+    """
+    path = os.fspath(path)
+    # Not cv2.imread, which cannot open every name on Windows.
+    with open(path, "rb") as file:
+        data = np.frombuffer(file.read(), np.uint8)
+    if backend == "detectron2":
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(path) as picture:
+                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[:, :, ::-1]
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError(f"{path} cannot be decoded: it is damaged, or OpenCV has no such format")
+    return image
+
+
+def _checked(image: Any) -> Any:
+    """The image or path itself."""
+    if isinstance(image, str | os.PathLike):
+        return image
     if not isinstance(image, np.ndarray):
         raise TypeError(
-            f"An image must be a NumPy array (height, width, 3), got {type(image).__name__}. "
-            "Read files with cv2.imread, which returns None for those that it cannot read"
+            "An image must be the path of a file or a NumPy array (height, width, 3), got "
+            f"{type(image).__name__}"
         )
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
-            f"An image must have the shape (height, width, 3) and at least one pixel; got "
-            f"{image.shape}"
+            "An image must have the shape (height, width, 3), with channels in BGR order, and at "
+            f"least one pixel; got {image.shape}. Convert gray images with "
+            "cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), images with alpha with cv2.COLOR_BGRA2BGR"
         )
     if image.dtype != np.uint8:
         raise TypeError(f"An image must be of type uint8 with values 0 to 255, got {image.dtype}")
@@ -391,17 +505,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", default=str(Path(__file__).parent), help="exported detector")
     parser.add_argument("--score-thresh", type=float, help="default: the model's")
     args = parser.parse_args(arguments)
-    detector = load(args.folder)
+    try:
+        # Whoever runs this program trusts the folder that it is in.
+        own = Path(args.folder).resolve() == Path(__file__).parent.resolve()
+        detector = load(args.folder, trusted=own)
+    except (OSError, ImportError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     if args.score_thresh is not None:
         detector.score_thresh = args.score_thresh
     failed = 0
     for name in args.images:
-        image = cv2.imread(name)
-        if image is None:
+        try:
+            found = detector(name)["instances"]
+        except (OSError, ValueError) as error:
             failed += 1
-            print(f"{name}: OpenCV cannot read this image", file=sys.stderr)
+            print(error if name in str(error) else f"{name}: {error}", file=sys.stderr)
             continue
-        found = detector(image)["instances"]
         detections: list[dict[str, Any]] = []
         for box, score, label in zip(
             found.pred_boxes.tolist(),

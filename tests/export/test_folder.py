@@ -1,13 +1,13 @@
 """What may be written where, and what is left when an export fails."""
 
-import importlib.util
+import os
 
 import pytest
 
 from hrnet_d2.cli import main
-from hrnet_d2.export import ExportError
-from hrnet_d2.export.exporting import check_arguments
+from hrnet_d2.export import ExportError, settings
 from hrnet_d2.export.folder import new_folder
+from hrnet_d2.export.settings import check_arguments
 
 
 def fill(target, text, overwrite=False):
@@ -52,9 +52,24 @@ def test_other_folders_and_files_are_never_replaced(tmp_path):
     for target, words in (("photos", "no exported detector"), ("photos/a.jpg", "is a file")):
         with pytest.raises(ExportError, match=words):
             fill(tmp_path / target, "text", overwrite=True)
+    with pytest.raises(ExportError, match="a.jpg is a file, not a folder"):
+        fill(tmp_path / "photos" / "a.jpg" / "exported", "text")
     (tmp_path / "empty").mkdir()
     fill(tmp_path / "empty", "text")
     assert (tmp_path / "empty" / "settings.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ExportError, match="cannot be written to"):
+        fill(tmp_path / "exported", "text")
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "exported", False) as folder:
+        (folder / "settings.json").write_text("half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, capsys):
@@ -67,9 +82,16 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, caps
         check_arguments("onnx", "bfloat16")
     with pytest.raises(ExportError, match="no format 'tflite'"):
         check_arguments("tflite", "float32")
+    assert main([*words, "--format", "pt2", "--keep", "stage4"]) == 1
+    assert "--keep is for --calibrate" in capsys.readouterr().err
+    assert main([*words, "--format", "pt2", "--calibrate", str(tmp_path)]) == 1
+    assert "quantizes for openvino" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--format", "tflite"])
+    assert "invalid choice: 'tflite'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="is installed")
-def test_a_missing_library_is_named():
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(settings, "_version", lambda name: None)
     with pytest.raises(ExportError, match=r"pip install 'hrnet_d2\[openvino\]'"):
         check_arguments("openvino", "float32")

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from hrnet_d2 import Predictor
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import read_image
 from hrnet_d2.export import ExportedPredictor, ExportError
 from hrnet_d2.export.building import build_graph
-from hrnet_d2.export.exporting import Source, settings_of
+from hrnet_d2.export.exporting import Source, cpu_predictor
 from hrnet_d2.export.graph import grouped_nms
 from hrnet_d2.export.runtime import Detector
-from tests.export.models import CASES, MMDET1_CASES, case_predictor
+from hrnet_d2.export.settings import settings_of
+from tests.export.models import CASES, MMDET1_CASES, case_config, case_predictor
 from tests.parity import FOLDER
 
 IMAGE = read_image(str(FOLDER / "images" / "coffee.png"))
@@ -54,6 +57,44 @@ def test_detections_are_the_models(name, tmp_path):
             assert differing <= 1e-4 * expected.pred_masks.sum()
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "fcos_hrnetv2p_w18"])
+def test_settings_that_a_user_changed(name, tmp_path):
+    """Every key of the input and of the selection of detections reaches the export."""
+    cfg = case_config(name, tmp_path)
+    usual = eager(Predictor(cfg, optimize=False))(IMAGE)["instances"]
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 120, 180
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [120.0, 110.0, 100.0], [50.0, 60.0, 70.0]
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.02
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.3
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 300, 400
+    cfg.MODEL.RPN.NMS_THRESH = 0.6
+    cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 200
+    cfg.TEST.DETECTIONS_PER_IMAGE = 37
+    predictor = Predictor(cfg, optimize=False)
+    made, expected = eager(predictor)(IMAGE)["instances"], predictor(IMAGE)["instances"]
+    assert len(made) == len(expected) == 37
+    torch.testing.assert_close(made.scores, expected.scores, rtol=0, atol=1e-6)
+    boxes = made.pred_boxes.tensor
+    torch.testing.assert_close(boxes, expected.pred_boxes.tensor, rtol=0, atol=5e-4)
+    assert not torch.allclose(made.scores, usual.scores[:37], atol=1e-3)
+
+
+def test_class_names_of_other_data_are_left_out(tmp_path):
+    cfg = case_config("faster_rcnn_w18_1_class", tmp_path)
+    assert eager(Predictor(cfg, optimize=False)).detector.classes == ["class 0"]
+    cfg.DATASETS.CLASS_NAMES = ["a", "b"]
+    source = Source(Predictor(cfg, optimize=False), torch.float32)
+    assert settings_of(source, "onnx", "float32")["classes"] == []
+
+
+def test_test_time_augmentation_is_refused(tmp_path):
+    cfg = case_config("faster_rcnn_hrnetv2p_w18", tmp_path)
+    cfg.TEST.AUG.ENABLED = True
+    with pytest.raises(ConfigError, match="set TEST.AUG.ENABLED False"):
+        cpu_predictor(cfg)
+
+
 def test_an_image_without_detections(tmp_path):
     exported = eager(case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path))
     exported.detector.score_thresh = 1.0
@@ -91,9 +132,6 @@ def test_groups_suppress_only_themselves():
 
 
 def test_soft_nms_is_refused(tmp_path):
-    from hrnet_d2 import Predictor
-    from tests.export.models import case_config
-
     cfg = case_config("faster_rcnn_hrnetv2p_w18", tmp_path)
     cfg.MODEL.ROI_HEADS.SOFT_NMS.ENABLED = True
     with pytest.raises(ExportError, match="Soft-NMS cannot be exported"):

@@ -1,7 +1,8 @@
 """The runtime by itself: no PyTorch, and the same images and masks as the package's."""
 
-import importlib.util
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import paste_masks_in_image
+from PIL import Image
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.data import InferenceInput
+from hrnet_d2.data import InferenceInput, read_image
 from hrnet_d2.export import runtime
+from hrnet_d2.export.readme import readme
 from hrnet_d2.modeling.mmdet1.boxes import resize_factor
 from hrnet_d2.modeling.mmdet1.masks import paste_masks
 
@@ -33,6 +36,8 @@ def settings(cfg, **changes):
         "format_version": 1,
         "format": "onnx",
         "graph": "detector.onnx",
+        "files": {"detector.onnx": hashlib.sha256(b"graph").hexdigest()},
+        "outputs": ["boxes", "scores", "classes"],
         "arithmetic": "mmdet2",
         "classes": ["cat"],
         "score_thresh": 0.05,
@@ -132,22 +137,135 @@ def test_it_imports_neither_torch_nor_the_package(tmp_path):
     assert "detector.Detector" in done.stdout
 
 
-def test_folders_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no exported detector"):
-        runtime.load(tmp_path)
-    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
-    file = tmp_path / "settings.json"
-    file.write_text(json.dumps(settings(cfg, format_version=99)))
-    with pytest.raises(ValueError, match="format version 99"):
-        runtime.load(tmp_path)
-    file.write_text(json.dumps(settings(cfg)))
-    with pytest.raises(ValueError, match="dtype is for OpenVINO"):
-        runtime.load(tmp_path, dtype="bfloat16")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is not None, reason="is installed")
-def test_a_missing_runtime_is_named(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """An exported folder whose graph is no graph."""
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
     (tmp_path / "settings.json").write_text(json.dumps(settings(cfg)))
-    with pytest.raises(ImportError, match="pip install onnxruntime"):
+    (tmp_path / "detector.onnx").write_bytes(b"graph")
+    return tmp_path
+
+
+def test_folders_that_are_no_export(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no exported detector: it has no settings.json"):
         runtime.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        runtime.load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format_version": 99}, "format version 99, this program reads up to 1"),
+        ({"format_version": "new"}, "is damaged"),
+        ({"format": "pickle"}, "is damaged"),
+        ({"graph": "other.onnx"}, "is damaged"),
+        ({"files": {"detector.onnx": "0" * 64}}, "SHA-256 differs"),
+        ({"graph": "../x", "files": {"../x": "0" * 64}}, "'../x', which is not in the folder"),
+        ({"graph": "/etc/x", "files": {"/etc/x": "0" * 64}}, "which is not in the folder"),
+    ],
+)
+def test_settings_that_are_refused(folder, changes, words):
+    file = folder / "settings.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ValueError, match=words):
+        runtime.load(folder)
+
+
+def test_damaged_folders(folder):
+    (folder / "detector.onnx").write_bytes(b"graPh")
+    with pytest.raises(ValueError, match="is not the file that was exported, its SHA-256"):
+        runtime.load(folder)
+    (folder / "detector.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match="detector.onnx is missing"):
+        runtime.load(folder)
+    with pytest.raises(ValueError, match="dtype is for OpenVINO"):
+        runtime.load(folder, dtype="bfloat16")
+    content = (folder / "settings.json").read_text()
+    for text in (content[:100], "[]", "{}", content.replace('"classes"', '"names"')):
+        (folder / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="settings.json is damaged"):
+            runtime.load(folder)
+
+
+@pytest.mark.parametrize("format", ["pt2", "torchscript"])
+def test_files_that_may_hold_code_must_be_trusted(folder, format):
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
+    with pytest.raises(ValueError, match="runs code that is in it: pass trusted=True"):
+        runtime.load(folder)
+
+
+def test_a_missing_runtime_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="pip install onnxruntime"):
+        runtime.load(folder)
+
+
+def exif_photo(path):
+    """A JPEG stored on its side."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+def test_files_are_read_as_the_predictor_reads_them(tmp_path, backend):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (30, 44, 4), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "alpha.png"), pixels)
+    cv2.imwrite(str(tmp_path / "gray.png"), pixels[:, :, 0])
+    cv2.imwrite(str(tmp_path / "photo.jpg"), pixels[:, :, :3])
+    Image.fromarray(pixels[:, :, 0]).convert("P").save(tmp_path / "palette.png")
+    exif_photo(tmp_path / "side.jpg")
+    shutil.copyfile(tmp_path / "side.jpg", tmp_path / "图 \u00e9 '\".jpg")
+    if backend == "opencv":
+        cv2.imwrite(str(tmp_path / "deep.png"), pixels[:, :, :3].astype(np.uint16) * 257)
+    for file in tmp_path.iterdir():
+        made = runtime.read_image(file, backend)
+        np.testing.assert_array_equal(made, read_image(str(file), backend=backend), str(file))
+    assert runtime.read_image(tmp_path / "side.jpg", backend).shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+def test_files_that_are_no_images(tmp_path, backend):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("text")
+    for name in ("empty.png", "text.png"):
+        with pytest.raises(ValueError, match=f"{name} cannot be decoded"):
+            runtime.read_image(tmp_path / name, backend)
+    with pytest.raises(FileNotFoundError):
+        runtime.read_image(tmp_path / "missing.png", backend)
+
+
+def test_the_program_says_what_is_wrong_in_a_line(folder, capsys):
+    (folder / "detector.onnx").write_bytes(b"graPh")
+    assert runtime.main(["photo.jpg", "--folder", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ValueError: ") and error.count("\n") == 1
+
+
+def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    found = np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.array([0])
+    detector = runtime.Detector(settings(cfg), lambda inputs: found)
+    monkeypatch.setattr(runtime, "load", lambda folder, trusted: detector)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((60, 60, 3), np.uint8))
+    files = [str(tmp_path / name) for name in ("missing.png", "a.png")]
+    assert runtime.main(files) == 1
+    output = capsys.readouterr()
+    assert output.err.count("missing.png") == 1
+    (line,) = output.out.splitlines()
+    assert json.loads(line)["detections"][0]["class"] == "cat"
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "pt2", "torchscript"])
+def test_the_readme_says_how_to_run_it(format):
+    cfg = model_zoo.get_config("mask_rcnn/mask_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    more = {"model": "StandardROIHeads", "weights": "a.pth", "dtype": "float32"}
+    more |= {"outputs": ["boxes", "masks"], "max_detections": 100, "classes": ["{}"] * 3}
+    text = readme(settings(cfg, format=format, **more))
+    assert "| out | `masks` |" in text and "3 classes" in text
+    assert ("trusted=True" in text) == (format in runtime.MAY_HOLD_CODE)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,15 +12,15 @@ from torch import nn
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
-from hrnet_d2.inference import openvino_backend
+from hrnet_d2.inference import choosing, openvino_backend
 from hrnet_d2.inference.openvino_backend import BackendError
 from hrnet_d2.inference.optimize import optimize, optimize_by_config
 from hrnet_d2.modeling import build_model
+from tests.extras import needs_extra
 from tests.inference.test_optimize import CASES, FASTER, _assert_same, _detect, _image
 from tests.parity import load_case
 
-OPENVINO = openvino_backend.is_available()
-needs_openvino = pytest.mark.skipif(not OPENVINO, reason="needs the extra 'openvino'")
+needs_openvino = needs_extra("openvino")
 
 
 @functools.cache
@@ -133,14 +134,21 @@ def test_a_wrong_conversion_is_refused(models, monkeypatch):
 
 
 @needs_openvino
-def test_auto_takes_it(faster):
-    model = faster[0]
-    fast = optimize(model, backend="auto")
-    assert isinstance(fast.backbone.network, openvino_backend.OpenVINONetwork)
+@pytest.mark.parametrize("slower", [1e-3, 1e3], ids=["OpenVINO is slower", "PyTorch is slower"])
+def test_auto_measures(faster, monkeypatch, slower):
+    measure = choosing.dense_seconds
+
+    def seconds(model):
+        runs_openvino = hasattr(model.backbone, "network")
+        return measure(model) * (1.0 if runs_openvino else slower)
+
+    monkeypatch.setattr(choosing, "dense_seconds", seconds)
+    fast = optimize(faster[0], backend="auto")
+    assert hasattr(fast.backbone, "network") == (slower > 1)
 
 
-@pytest.mark.skipif(OPENVINO, reason="needs an environment without OpenVINO")
-def test_without_openvino(models):
+def test_without_openvino(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
     model = models(FASTER)[1]
     with pytest.raises(BackendError, match=r"pip install 'hrnet_d2\[openvino\]'"):
         optimize(model, backend="openvino")

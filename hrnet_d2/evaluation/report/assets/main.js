@@ -15,7 +15,7 @@ function drawSummary() {
   const scale = Math.max(0.01, ...costs.map((c) => c.cost));
   const compared = other ? h("p", { class: "words" }, h("b", {}, ONE.name), ` against ${DATA.runs[1].name}, whose AP is ${percent(before("AP"))}.`) : null;
   const words = isNumber(best.precision)
-    ? ["At scores from ", h("b", {}, score(tasks.threshold)), ", where F1 is best, ", h("b", {}, `${percent(best.recall, 0)} %`), " of the objects are found and ", h("b", {}, `${percent(best.precision, 0)} %`), " of the detections are correct."]
+    ? ["At scores from ", h("b", {}, score(tasks.threshold)), ", where F1 is best, ", h("b", {}, `${percent(best.recall, 0)}\u00a0%`), " of the objects are found and ", h("b", {}, `${percent(best.precision, 0)}\u00a0%`), " of the detections are correct."]
     : ["There is no detection."];
   replace($("summary"), h("div", { class: "hero" },
     h("div", { class: "card" },
@@ -60,7 +60,7 @@ function drawScores() {
   const tasks = run(), other = otherRun(), points = operating(tasks), at = points[state.step];
   const what = state.cls < 0 ? "all classes" : className(state.cls);
   $("threshold-words").textContent = `At scores from ${score(threshold())}, ${what}: ${number(at.true)} correct and ${number(at.false)} false detections; ` +
-    `precision ${percent(at.precision)} %, recall ${percent(at.recall)} %, F1 ${percent(at.f1)} %.`;
+    `precision ${percent(at.precision)}\u00a0%, recall ${percent(at.recall)}\u00a0%, F1 ${percent(at.f1)}\u00a0%.`;
   const x = { ...SCORES, label: "threshold", tip: (v) => v.toFixed(2) };
   const of = (key) => points.map((p) => [p.threshold, p[key]]);
   const curve = (t, name) => {
@@ -125,28 +125,7 @@ const GLOSSARY = {
   "Reliability": "A calibrated detector is correct in 70 % of its detections with a score of 0.7. The average distance is the expected calibration error of ten bins.",
 };
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  $("theme").textContent = theme === "dark" ? "Light" : "Dark";
-  $("theme").setAttribute("aria-label", `Switch to ${theme === "dark" ? "light" : "dark"} mode`);
-}
-
-function themes() {
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
-  let own = ADDRESS.get("theme");
-  try { own = own || localStorage.getItem("hrnet-d2-report-theme"); } catch { /* files may not have storage */ }
-  setTheme(["light", "dark"].includes(own) ? own : system.matches ? "dark" : "light");
-  system.addEventListener("change", (e) => { if (!own) setTheme(e.matches ? "dark" : "light"); });
-  $("theme").addEventListener("click", () => {
-    own = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    setTheme(own);
-    try { localStorage.setItem("hrnet-d2-report-theme", own); } catch { /* as above */ }
-  });
-}
-
 /* A page's address may choose: ?theme=dark&task=segm&view=confident&class=cat */
-const ADDRESS = new URLSearchParams(location.search);
-
 function start() {
   themes();
   const tasks = Object.keys(ONE.tasks);
