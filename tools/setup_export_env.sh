@@ -11,7 +11,9 @@ rm -rf .venv-export .venv-bare
 "$base" -m venv .venv-export
 "$base" -m venv .venv-bare
 site() { "$1" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'; }
-site "$base" >"$(site .venv-export/bin/python)/base.pth"
+# With the .pth files there, which lead to this package.
+"$base" -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_paths()['"'purelib'"']!r})")' \
+    >"$(site .venv-export/bin/python)/base.pth"
 extras=$("$base" -c '
 import importlib.metadata as metadata
 lines = (line.partition(";") for line in metadata.requires("hrnet_d2"))
