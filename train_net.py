@@ -14,8 +14,7 @@ Takes Detectron2's arguments; `python train_net.py --help` lists them. `hrnet-d2
 
 import sys
 
-from hrnet_d2.cli import train
-from hrnet_d2.cli.errors import run
+from hrnet_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(train.main, sys.argv[1:], "train_net.py"))
+    sys.exit(main(["train", *sys.argv[1:]], "train_net.py"))

@@ -7,8 +7,7 @@ r"""Draw a model's detections on images; `hrnet-d2 predict` from a checkout.
 
 import sys
 
-from hrnet_d2.cli import predict
-from hrnet_d2.cli.errors import run
+from hrnet_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(predict.main, sys.argv[1:], "demo.py"))
+    sys.exit(main(["predict", *sys.argv[1:]], "demo.py"))

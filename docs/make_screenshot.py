@@ -1,10 +1,14 @@
 #!/usr/bin/env python
-"""Make README's picture of the report: its first screen, taken by Chromium without a window.
+"""Make the pictures of the report and of the live page, taken by Chromium without a window.
 
     make demo
     python docs/make_screenshot.py --report output/demo/inference/shapes_val/report.html
+    python docs/make_picture.py --output output/coins
+    hrnet-d2 serve output/coins/model_final.pth &
+    python docs/make_screenshot.py --page http://127.0.0.1:8000 --image docs/images/coins.png
 
-Chromium is Debian's package ``chromium``; nothing is loaded from the network.
+Chromium is Debian's package ``chromium``; nothing is loaded from the network. The live page also
+needs Playwright (``pip install playwright``), which gives it an image.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "images" / "report.png"
+PICTURES = ROOT / "docs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MOST_BYTES = 200_000  # of a picture that everyone who clones the repository downloads
 
@@ -33,9 +37,7 @@ def take(report: Path, picture: Path, width: int, height: int, choices: str = ""
         FileNotFoundError: if no browser is installed.
         RuntimeError: if the browser wrote no picture.
     """
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise FileNotFoundError("Chromium is not installed: apt-get install chromium")
+    browser = find_browser()
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
@@ -46,17 +48,59 @@ def take(report: Path, picture: Path, width: int, height: int, choices: str = ""
         raise RuntimeError(f"{browser} wrote no picture: {done.stderr[-500:]}")
 
 
+def take_live(
+    address: str, image: Path, picture: Path, width: int, height: int, choices: str = ""
+) -> None:
+    """Write the live page with the detections of an image as a JPEG.
+
+    Args:
+        address: of ``hrnet-d2 serve``.
+        image: the file to choose on the page.
+        picture, width, height: see :func:`take`.
+        choices: what the page shows, as ``theme=dark&threshold=0.7``.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = {"executable_path": find_browser(), "args": ["--no-sandbox"]}
+        browser = playwright.chromium.launch(**options)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(f"{address}/?{choices}")
+        page.set_input_files("#file", image)
+        page.wait_for_selector("#work[data-state=done]", timeout=120_000)
+        page.screenshot(path=picture, type="jpeg", quality=88)
+        browser.close()
+
+
+def find_browser() -> str:
+    """
+    Raises:
+        FileNotFoundError: if no browser is installed.
+    """
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise FileNotFoundError("Chromium is not installed: apt-get install chromium")
+    return browser
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", type=Path, required=True, help="the HTML file")
-    parser.add_argument("--output", type=Path, default=PICTURE)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--report", type=Path, help="the HTML file")
+    what.add_argument("--page", help="the address of a live page, which is given --image")
+    parser.add_argument("--image", type=Path, default=PICTURES / "coins.png")
+    parser.add_argument("--output", type=Path, help="default: report.png, serve.jpg of docs/images")
     parser.add_argument("--size", type=int, nargs=2, default=(1240, 820), metavar="PIXELS")
     parser.add_argument("--choices", default="theme=light", help="theme=dark&view=confident ...")
     args = parser.parse_args()
-    args.output.unlink(missing_ok=True)
-    take(args.report, args.output, *args.size, args.choices)
-    size = args.output.stat().st_size
-    print(f"{args.output}: {size / 1000:.0f} kB")
+    output = args.output or PICTURES / ("report.png" if args.report else "serve.jpg")
+    output.unlink(missing_ok=True)
+    if args.report:
+        take(args.report, output, *args.size, args.choices)
+    else:
+        take_live(args.page.rstrip("/"), args.image, output, *args.size, args.choices)
+    size = output.stat().st_size
+    print(f"{output}: {size / 1000:.0f} kB")
     if size > MOST_BYTES:
         print(f"That is more than {MOST_BYTES / 1000:.0f} kB: give a smaller --size")
         return 1

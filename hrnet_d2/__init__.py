@@ -1,22 +1,24 @@
 """HRNet detection for Detectron2: importing this registers every component, nothing else."""
 
 import importlib
+import multiprocessing
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-try:
-    import detectron2  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "hrnet_d2 needs Detectron2, which is not installed: see "
-        "https://detectron2.readthedocs.io/tutorials/install.html, or run `make env` in a "
-        "checkout of hrnet_d2"
-    ) from error
-
-from . import checkpoint, data, model_zoo, modeling
-from .config import add_hrnet_config
-
 if TYPE_CHECKING:
-    from . import engine, evaluation, export, inference, solver
+    from . import (
+        checkpoint,
+        data,
+        engine,
+        evaluation,
+        export,
+        inference,
+        model_zoo,
+        modeling,
+        solver,
+    )
+    from .config import add_hrnet_config
     from .engine import Predictor
     from .inference.optimize import optimize
 
@@ -36,17 +38,38 @@ __all__ = [
     "solver",
 ]
 
+_REGISTERING = ("checkpoint", "data", "model_zoo", "modeling")
 # Detectron2's engine and evaluation take a second to import, and most uses need neither: these
 # names are imported when they are first used. Name to module, and to the name in it, if any.
-_LAZY = {
+_LAZY: dict[str, tuple[str, str | None]] = {
     "Predictor": (".engine", "Predictor"),
+    "add_hrnet_config": (".config", "add_hrnet_config"),
     "optimize": (".inference.optimize", "optimize"),
     "engine": (".engine", None),
     "evaluation": (".evaluation", None),
     "export": (".export", None),
     "inference": (".inference", None),
     "solver": (".solver", None),
+    **{name: (f".{name}", None) for name in _REGISTERING},
 }
+
+
+def register() -> None:
+    """Register every component with Detectron2, as importing this package does.
+
+    Raises:
+        ImportError: if Detectron2 is not installed.
+    """
+    try:
+        import detectron2  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "hrnet_d2 needs Detectron2, which is not installed: see "
+            "https://detectron2.readthedocs.io/tutorials/install.html, or run `make env` in a "
+            "checkout of hrnet_d2"
+        ) from error
+    for name in (*_REGISTERING, "add_hrnet_config"):
+        globals()[name] = __getattr__(name)
 
 
 def __getattr__(name: str) -> Any:
@@ -61,3 +84,21 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _is_console_script() -> bool:
+    """Whether this process runs ``hrnet-d2`` or ``python -m hrnet_d2.cli``.
+
+    These read their arguments before PyTorch is imported, which takes seconds, and register then.
+    """
+    if multiprocessing.parent_process() is not None:  # its arguments are those of the parent
+        return False
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    by_name = ["-m", "hrnet_d2.cli"]
+    return program.removesuffix(".exe").removesuffix("-script.py") == "hrnet-d2" or (
+        program == "-m" and any(sys.orig_argv[i : i + 2] == by_name for i in range(1, 10))
+    )
+
+
+if not _is_console_script():
+    register()

@@ -20,9 +20,10 @@ from fvcore.common.config import BASE_KEY
 
 from .checkpoint import CheckpointError, load_file
 from .checkpoint.download import fetch
+from .checkpoint.pickle_limits import LimitError, check_nesting
 from .checkpoint.settings import Settings
 from .config import add_hrnet_config
-from .config_file import merge_file
+from .config_file import lookup, merge_file
 from .published import get_config_file, list_models, published_file
 from .text import printable
 
@@ -53,6 +54,7 @@ _BASES = {
     "htc": "Base-HTC-HRNetV2p.yaml",
     "fcos": "Base-FCOS-HRNetV2p.yaml",
 }
+_ABSENT = object()
 # Of the run that made a file, not of the model in it. A file decides nothing about which files of
 # this machine are read.
 _OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "DATASETS.OWN", "DATASETS.ALLOW_OUTSIDE_FILES")
@@ -125,9 +127,14 @@ def _read_zoo(settings: Settings, address: str) -> None:
             if key not in _INPUT or not settings.stated_input:
                 settings.keys[key] = value
         settings.stated_input = True
+        settings.likely = {}
         return
     if not settings.stated_input:
-        settings.assumed.append(f"input as in {_BASES[settings.family or '']}")
+        settings.assumed.append(
+            f"input of FCOS until 2020-12 ({_described(settings.likely)})"
+            if settings.likely
+            else f"input as in {_BASES[settings.family or '']}"
+        )
     if settings.family == "fcos" and "MODEL.FCOS.TOPK_BY" not in settings.keys:
         settings.assumed.append("MODEL.FCOS.TOPK_BY pairs")
 
@@ -152,7 +159,7 @@ def _config(settings: Settings) -> CfgNode:
         if settings.family is None:
             raise CheckpointError(f"{settings.path}: its config is not complete")
         merge_file(cfg, _base_file(settings))
-        _set(cfg, settings.keys, settings.path)
+        _set(cfg, {**settings.likely, **settings.keys}, settings.path)
     _merge_stored(cfg, stored, settings)
     if complete:
         _check_number_of_names(cfg, settings)
@@ -173,7 +180,7 @@ def _base_file(settings: Settings) -> str:
 def _set(cfg: CfgNode, keys: dict[str, Any], path: str) -> None:
     for key, value in keys.items():
         try:
-            cfg.merge_from_list([key, _as(value, _get(cfg, key))])
+            cfg.merge_from_list([key, _as(value, lookup(cfg, key))])
         except (KeyError, ValueError, AssertionError) as error:
             raise CheckpointError(
                 f"{path}: its setting {key} {value!r} fits no key: {error}"
@@ -248,9 +255,14 @@ def _stored(settings: Settings) -> dict[str, Any]:
             raise ValueError(
                 f"it is of type {type(stored).__name__}, not a mapping of keys to values"
             )
+        check_nesting(stored)  # by aliases a few lines can stand for millions of values
         return {key: _printable(value) for key, value in _flat(stored)}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{settings.path}: its config cannot be read: {error}") from None
+    except LimitError as error:
+        raise CheckpointError(
+            f"{settings.path}: its config is refused: it repeats or nests itself too often"
+        ) from error
 
 
 def _printable(value: Any) -> Any:
@@ -262,7 +274,7 @@ def _printable(value: Any) -> Any:
 def _merge_stored(cfg: CfgNode, stored: dict[str, Any], settings: Settings) -> None:
     """Keys that are unknown here, such as another project's, are left out."""
     for key, value in stored.items():
-        if key in _OF_THE_RUN or key == "VERSION" or _get(cfg, key) is _ABSENT:
+        if key in _OF_THE_RUN or key == "VERSION" or lookup(cfg, key, _ABSENT) is _ABSENT:
             continue
         if key == "DATASETS.CLASS_NAMES" and not _are_names(value):
             settings.notes.append(
@@ -282,7 +294,7 @@ def _are_names(value: Any) -> bool:
 
 def _unknown_keys(cfg: CfgNode, stored: dict[str, Any]) -> list[str]:
     """A note of the keys of a file's config that have no meaning here."""
-    unknown = [key for key in stored if key != "VERSION" and _get(cfg, key) is _ABSENT]
+    unknown = [key for key in stored if key != "VERSION" and lookup(cfg, key, _ABSENT) is _ABSENT]
     if not unknown:
         return []
     listed = ", ".join(unknown[:10]) + (f", ... ({len(unknown)} in all)" if unknown[10:] else "")
@@ -301,19 +313,6 @@ def _flat(tree: dict[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield printable(f"{prefix}{key}"), value
-
-
-_ABSENT = object()
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key; ``_ABSENT`` if there is none."""
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, CfgNode) or part not in node:
-            return _ABSENT
-        node = node[part]
-    return node
 
 
 def apply_checkpoint_settings(cfg: CfgNode, training: bool = False, weights: str = "") -> CfgNode:
@@ -348,12 +347,12 @@ def apply_checkpoint_settings(cfg: CfgNode, training: bool = False, weights: str
     if training and held.get("MODEL.ARITHMETIC", "mmdet2") != "mmdet2":
         _say(f"{path} was computed with MMDetection 1.x conventions; training continues with 2.x's")
         del held["MODEL.ARITHMETIC"]
-    changes = {key: value for key, value in held.items() if not _same(_get(cfg, key), value)}
+    changes = {key: value for key, value in held.items() if not _same(lookup(cfg, key), value)}
     _warn_of_differences(cfg, stated, settings, training)
     if not changes:
         return cfg
     listed = ", ".join(
-        f"{key} {value} (config: {_get(cfg, key)})" for key, value in changes.items()
+        f"{key} {value} (config: {lookup(cfg, key)})" for key, value in changes.items()
     )
     _say(
         f"{path} brings its own input, which holds: {listed}. "
@@ -376,13 +375,20 @@ def _warn_of_differences(
     cfg: CfgNode, stated: dict[str, Any], settings: Settings, training: bool
 ) -> None:
     differing = [
-        f"{key} {_get(cfg, key)} (file: {value})"
+        f"{key} {lookup(cfg, key)} (file: {value})"
         for key, value in stated.items()
-        if key.startswith(_AT_TEST) and not _same(_get(cfg, key), value)
+        if key.startswith(_AT_TEST) and not _same(lookup(cfg, key), value)
     ]
     names, wanted = _names(cfg), settings.class_names
     if not training and names is not None and wanted is not None and _other(names, wanted):
         differing.append(f"the classes {_listed(names)} (file: {_listed(wanted)})")
+    if any(not _same(lookup(cfg, key), value) for key, value in settings.likely.items()):
+        _say(
+            f"{settings.path} does not state its input. Until 2020-12 MMDetection trained FCOS on "
+            f"{_described(settings.likely)}: set these, unless it was trained on what the config "
+            f"has ({_described({key: lookup(cfg, key) for key in settings.likely})})",
+            logging.WARNING,
+        )
     differing += [f"not supported here: {text}" for text in settings.unsupported]
     if differing:
         differ = printable("; ".join(differing))
@@ -393,6 +399,10 @@ def _warn_of_differences(
     unknown = [] if settings.config is None else _unknown_keys(cfg, stated)
     for note in (*settings.notes, *unknown):
         _say(f"{settings.path}: {printable(note)}", logging.WARNING)
+
+
+def _described(keys: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
 def _say(message: str, level: int = logging.INFO) -> None:

@@ -12,12 +12,20 @@ from detectron2.config import CfgNode
 __all__ = ["DEFAULTS", "add_hrnet_config", "upgrade_config"]
 
 DEFAULTS: dict[str, Any] = {
+    # "highest": matrix products and convolutions in full float32. "high": on an NVIDIA GPU both
+    # round what they multiply to TF32 (10 bits of mantissa). "" leaves PyTorch as it is, which is
+    # TF32 for convolutions alone. The key of later versions of Detectron2, for which it is about
+    # matrix products.
+    "FLOAT32_PRECISION": "",
     # Load MODEL.WEIGHTS even if layers outside the backbone differ from the file's: these are
     # re-initialized, as for fine-tuning on other classes. False: such a file is an error.
     "MODEL.PARTIAL_LOAD": False,
     # Train with feature maps in channels-last memory format: the same results to rounding, faster
     # with 16-bit types on a GPU. (For inference see MODEL.OPTIMIZE.CHANNELS_LAST.)
     "MODEL.CHANNELS_LAST": False,
+    # Train in float32 on the CPU with faster kernels for large layers and RoIAlign: the same
+    # results to rounding. Nothing changes on a GPU.
+    "MODEL.CPU_KERNELS": True,
     # "mmdet2", or "mmdet1" for checkpoints trained by MMDetection 1.x (inference only).
     "MODEL.ARITHMETIC": "mmdet2",
     #
@@ -247,19 +255,22 @@ DEFAULTS: dict[str, Any] = {
     # ---- Inference: the arguments of hrnet_d2.optimize
     # Rewrite the network for inference (Predictor, --eval-only): the same results to rounding.
     "MODEL.OPTIMIZE.ENABLED": True,
-    # "on", "off", or "auto": on the CPU, and on a GPU with a 16-bit DTYPE.
+    # "on", "off", or "auto": on the CPU, and on a GPU with a 16-bit DTYPE or TF32 (see
+    # FLOAT32_PRECISION).
     "MODEL.OPTIMIZE.CHANNELS_LAST": "auto",
     # Winograd's algorithm for large 3x3 convolutions on the CPU.
     "MODEL.OPTIMIZE.WINOGRAD": True,
-    # "float32", or "bfloat16" or "float16": faster, results change by the type's precision.
+    # "float32"; "bfloat16" or "float16": faster where the processor has the type, results change
+    # by its precision; or "auto", which is bfloat16 where the processor has it.
     "MODEL.OPTIMIZE.DTYPE": "float32",
     # What runs the backbone, the neck and the dense head: "torch"; "openvino" on the CPU (the extra
-    # of that name; converts in some seconds); "auto", which is OpenVINO where it is installed and
-    # can; or "inductor", the same as COMPILE.
+    # of that name; converts in some seconds); "auto", where OpenVINO is installed the faster of the
+    # two on this machine, measured when the model is built; or "inductor", the same as COMPILE.
     "MODEL.OPTIMIZE.BACKEND": "torch",
     # Compile the backbone's modules with torch.compile: the first image takes a minute.
     "MODEL.OPTIMIZE.COMPILE": False,
-    # Replay the backbone as one CUDA graph for each input size.
+    # Replay the network as CUDA graphs, for each input size: on a GPU, three to six times as fast
+    # for single images.
     "MODEL.OPTIMIZE.CUDA_GRAPHS": False,
     # Pad images to multiples of this, so that COMPILE and CUDA_GRAPHS see fewer sizes; 0 pads to
     # the backbone's own 32.

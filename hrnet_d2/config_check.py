@@ -14,7 +14,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 
-from .config_file import ConfigError
+from .arguments.choices import TRACKERS
+from .config_file import ConfigError, lookup
 from .config_parts import head_levels, part_problems
 from .config_parts import is_two_stage as _is_two_stage
 
@@ -50,7 +51,7 @@ def check_config(cfg: CfgNode, *, train: bool = True) -> None:
     for key, rule in RULES.items():
         if not train and key.startswith(("SOLVER.", "DATALOADER.")):
             continue
-        value = _lookup(cfg, key)
+        value = lookup(cfg, key)
         if value is None or not rule.needed(cfg):
             continue
         try:
@@ -174,10 +175,10 @@ NORMS = ("BN", "FrozenBN", "SyncBN", "GN", "")
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 LEVELS = ("res2", "res3", "res4", "res5")
 FRACTION = _number(0, 1)
-TRACKERS = ("wandb", "mlflow")
 
 RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("a folder's path", lambda v: bool(v.strip()) and "\0" not in v),
+    "FLOAT32_PRECISION": _one_of("", "highest", "high", "medium"),
     "MODEL.DEVICE": Rule("'cpu', 'cuda', 'cuda:N', 'mps' or 'xpu'", _is_device),
     "MODEL.PIXEL_MEAN": _all("finite numbers", lambda v: math.isfinite(v)),
     "MODEL.PIXEL_STD": _all("numbers above 0", _is_positive),
@@ -242,7 +243,7 @@ RULES: dict[str, Rule] = {
     "MODEL.FCOS.NMS_THRESH_TEST": _when(FRACTION, _is_fcos),
     "MODEL.OPTIMIZE.BACKEND": _one_of("torch", "openvino", "inductor", "auto"),
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
-    "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16"),
+    "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16", "auto"),
     "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),
     "VIS_FIRST_BATCH": _one_of("on", "off", "auto"),
     "INPUT.BACKEND": _one_of("opencv", "detectron2"),
@@ -478,12 +479,3 @@ def _near(rule: Rule, value: Any) -> str:
     near = difflib.get_close_matches(value, names, n=1)
     near = near or [name for name in names if name and name.lower() == value.lower()]
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _lookup(cfg: CfgNode, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, CfgNode) or part not in node:
-            return None
-        node = node[part]
-    return node

@@ -19,6 +19,7 @@ __all__ = [
     "ConfigError",
     "check_pairs",
     "flat_keys",
+    "lookup",
     "merge_file",
     "merge_options",
     "with_weights",
@@ -187,8 +188,13 @@ def _refused(error: yaml.constructor.ConstructorError) -> str:
 
 
 def _read(path: str) -> dict[str, Any]:
+    from .checkpoint.pickle_limits import LimitError, check_nesting  # which needs this module
+
     try:
         values: dict[str, Any] = _Reader.load_yaml_with_base(path, allow_unsafe=False)
+        check_nesting(values)  # by aliases a few lines can stand for millions of values
+    except LimitError as error:
+        raise ConfigError(f"{path} repeats or nests itself too often by YAML's aliases") from error
     except RecursionError as error:
         raise ConfigError(
             f"{path} is nested too deeply, or the files that {BASE_KEY} names form a circle"
@@ -237,3 +243,13 @@ def _lookup(cfg: CfgNode, key: str) -> Any:
 
 def _text(error: BaseException) -> str:
     return " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+
+
+def lookup(cfg: CfgNode, key: str, default: Any = None) -> Any:
+    """The value of a dotted key; ``default`` if there is none."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return default
+        node = node[part]
+    return node

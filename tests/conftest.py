@@ -1,12 +1,17 @@
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 
 import pytest
 
-# Before the package is imported: its built-in datasets take their folder from here.
-os.environ.setdefault("HRNET_D2_CACHE", tempfile.mkdtemp(prefix="hrnet_d2_tests_"))
+# Before the package is imported: its built-in datasets take their folder from here. Processes of
+# this one, among them pytest-xdist's, share it.
+if "HRNET_D2_CACHE" not in os.environ:
+    os.environ["HRNET_D2_CACHE"] = tempfile.mkdtemp(prefix="hrnet_d2_tests_")
+    atexit.register(shutil.rmtree, os.environ["HRNET_D2_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

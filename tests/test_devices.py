@@ -10,7 +10,13 @@ from torchvision.ops import batched_nms
 import hrnet_d2
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
-from hrnet_d2.devices import DeviceError, available_device, check_device, explain_missing_operator
+from hrnet_d2.devices import (
+    DeviceError,
+    available_device,
+    check_device,
+    explain_missing_operator,
+    set_float32_precision,
+)
 from hrnet_d2.engine import Trainer
 from hrnet_d2.layers.nms import batched_nms_in_double
 from hrnet_d2.modeling import build_model
@@ -130,3 +136,23 @@ def test_nms_in_double_is_torchvisions():
     keep = batched_nms_in_double(boxes, scores, groups, 0.5)
     assert torch.equal(keep, batched_nms(boxes.double(), scores.double(), groups, 0.5))
     assert 0 < len(keep) < 200
+
+
+@pytest.fixture
+def _precision_as_before():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.parametrize("precision, tf32", [("highest", False), ("high", True), ("", None)])
+@pytest.mark.usefixtures("_precision_as_before")
+def test_float32_precision_holds_for_convolutions(tmp_path, precision, tf32):
+    before = torch.backends.cudnn.allow_tf32
+    set_float32_precision(tiny_config(tmp_path, "FLOAT32_PRECISION", precision))
+    assert torch.backends.cudnn.allow_tf32 is (before if tf32 is None else tf32)
+    if precision:
+        assert torch.get_float32_matmul_precision() == precision
+    with pytest.raises(ConfigError, match="FLOAT32_PRECISION"):
+        check_config(tiny_config(tmp_path, "FLOAT32_PRECISION", "fast"))

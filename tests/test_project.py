@@ -26,6 +26,8 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python",
     "faster_coco_eval": "faster-coco-eval",
+    "prometheus_client": "prometheus-client",
+    "python_multipart": "python-multipart",
     "yaml": "yacs",
 }
 

@@ -3,8 +3,7 @@
 
 import sys
 
-from hrnet_d2.cli import benchmark
-from hrnet_d2.cli.errors import run
+from hrnet_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(benchmark.main, sys.argv[1:], "benchmark.py"))
+    sys.exit(main(["benchmark", *sys.argv[1:]], "benchmark.py"))

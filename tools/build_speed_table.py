@@ -7,10 +7,14 @@ python tools/build_speed_table.py --print    # print the tables only
 
 import argparse
 import json
+import sys
 import textwrap
 from pathlib import Path
 
 from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import gpu_tables  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- speed-table:begin -->", "<!-- speed-table:end -->"
@@ -23,6 +27,15 @@ def load(folder: Path = ROOT / "benchmarks") -> list[dict]:
 
 def _of_task(reports: list[dict], task: str) -> list[dict]:
     return [report for report in reports if report.get("task") == task]
+
+
+def _results(reports: list[dict]) -> list[dict]:
+    """The results of reports, each with the "instructions" of its processor."""
+    return [
+        {**result, "instructions": report["environment"]["instructions"]}
+        for report in reports
+        for result in report["results"]
+    ]
 
 
 def _name(config: str) -> str:
@@ -51,12 +64,13 @@ def inference_table(reports: list[dict]) -> str:
     """Plain and optimized, one row per config."""
     rows = []
     reports = _of_task(reports, "inference")
-    for result in (result for report in reports for result in report["results"]):
+    for result in _results(reports):
         plain, fast = result["paths"]["plain"], result["paths"]["optimized"]
         apart = fast["difference"]
         rows.append(
             [
                 _name(result["config"]),
+                result["instructions"],
                 "{}x{}".format(*result["size"]),
                 f"{plain['median_ms'] / 1e3:.2f}",
                 f"{fast['median_ms'] / 1e3:.2f}",
@@ -66,21 +80,67 @@ def inference_table(reports: list[dict]) -> str:
                 else "see the JSON file",
             ]
         )
-    columns = ["config", "image", "plain, s", "optimized, s", "speedup", "largest difference"]
+    columns = [
+        "config",
+        "processor",
+        "image",
+        "plain, s",
+        "optimized, s",
+        "speedup",
+        "largest difference",
+    ]
     how = "medians, both paths interleaved in one run."
     return _table(rows, columns) + _measured(reports, how)
+
+
+def runtimes_table(reports: list[dict]) -> str:
+    """Milliseconds of everything that can run a detector, one row per config and processor."""
+    reports = _of_task(reports, "runtimes")
+    results = [(report, result) for report in reports for result in report["results"]]
+    names = list(dict.fromkeys(name for _, result in results for name in result["paths"]))
+    rows = []
+    for report, result in results:
+        paths = result["paths"]
+        figures = [
+            f"{paths[n]['median_ms']:.0f} ({paths[n]['speedup']:.1f}x)" if n in paths else ""
+            for n in names
+        ]
+        rows.append([_name(result["config"]), report["environment"]["instructions"], *figures])
+    how = "medians of an image, from pixels to detections, in ms, all alternated in one run."
+    return _table(rows, ["config", "instructions", *names]) + _measured(reports, how)
+
+
+def startup_table(reports: list[dict]) -> str:
+    """Import, loading and the first image, in a process of its own."""
+    reports = _of_task(reports, "startup")
+    rows = [
+        [
+            _name(result["config"]),
+            result["instructions"],
+            f"{result['file_bytes'] / 2**20:.0f}",
+            f"{result['import_s']:.1f}",
+            f"{result['load_s']:.1f}",
+            f"{result['first_image_s']:.1f}",
+            f"{result['load_bytes'] / 2**20:.0f}",
+            f"{result['peak_memory_bytes'] / 2**20:.0f}",
+        ]
+        for result in _results(reports)
+    ]
+    columns = ["config", "processor", "file, MiB", "import, s", "load, s", "first image, s"]
+    columns += ["loading takes, MiB", "peak, MiB"]
+    return _table(rows, columns) + _measured(reports, "medians of fresh processes.")
 
 
 def parts_table(reports: list[dict]) -> str:
     """Seconds of each part, plain and optimized."""
     rows = []
     names = ["bottom_up", "neck", "proposals", "heads", "other"]
-    for result in (r for report in _of_task(reports, "inference") for r in report["results"]):
+    for result in _results(_of_task(reports, "inference")):
         for path in ("plain", "optimized"):
             parts = result["paths"][path]["parts_ms"]
             figures = [f"{parts[n] / 1e3:.2f}" if n in parts else "" for n in names]
-            rows.append([_name(result["config"]), path, *figures])
-    return _table(rows, ["config", "path", *(f"{name}, s" for name in names)])
+            rows.append([_name(result["config"]), result["instructions"], path, *figures])
+    return _table(rows, ["config", "processor", "path", *(f"{name}, s" for name in names)])
 
 
 def training_table(reports: list[dict]) -> str:
@@ -89,16 +149,24 @@ def training_table(reports: list[dict]) -> str:
     rows = [
         [
             _name(result["config"]),
+            result["instructions"],
             f"{result['batch']} x " + "{}x{}".format(*result["size"]),
             result["switch"],
             f"{result['median_ms'] / 1e3:.2f}",
             f"{result['speedup']:.2f}x",
             f"{result['peak_memory_bytes'] / 2**30:.2f}",
         ]
-        for report in reports
-        for result in report["results"]
+        for result in _results(reports)
     ]
-    columns = ["config", "images", "switches", "s/iter", "speedup vs. plain", "peak, GiB"]
+    columns = [
+        "config",
+        "processor",
+        "images",
+        "switches",
+        "s/iter",
+        "speedup vs. plain",
+        "peak, GiB",
+    ]
     return _table(rows, columns) + _measured(
         reports, "medians, all interleaved in one run; memory measured in a separate process."
     )
@@ -164,14 +232,42 @@ def evaluation_table(reports: list[dict]) -> str:
     return _table(rows, ["evaluator", "images", "s"]) + notes
 
 
+def serving_table(reports: list[dict]) -> str:
+    """What clients of a server saw, by the size of its batches."""
+    rows = []
+    reports = _of_task(reports, "serve")
+    for result in (result for report in reports for result in report["results"]):
+        latency, memory = result["latency_ms"], result["memory_mib"]
+        rows.append(
+            [
+                "{}x{}".format(*result["size"]),
+                str(result["clients"]),
+                str(result["batch_size"]),
+                f"{result['images_per_second']:.1f}",
+                *(f"{latency[name] / 1e3:.2f}" for name in ("median", "p95", "p99", "max")),
+                f"{result['requests']:,}",
+                str(result["wrong"] + sum(result["statuses"].values()) - result["requests"]),
+                f"{memory['after_a_quarter']:.0f}, {memory['end']:.0f}",
+            ]
+        )
+    columns = ["image", "clients", "batch", "images/s", "median, s", "p95, s", "p99, s", "max, s"]
+    columns += ["requests", "wrong or refused", "MiB after 1/4, at the end"]
+    return _table(rows, columns) + _measured(
+        reports, "each client asks as soon as it has its answer; clients on the same machine."
+    )
+
+
 SECTIONS = {
     "Inference": ("inference", inference_table),
+    "Runtimes": ("runtimes", runtimes_table),
+    "Start": ("startup", startup_table),
     "Inference by part": ("inference", parts_table),
     "Training": ("train", training_table),
     "Loss curves": ("curves", curves_table),
     "Growth": ("growth", growth_table),
     "Training data": ("data", data_table),
     "Evaluation": ("eval", evaluation_table),
+    "Serving": ("serve", serving_table),
 }
 
 
@@ -184,12 +280,18 @@ def _wrap(command: str, width: int = 120) -> str:
 def all_tables(reports: list[dict]) -> str:
     """Every table, with the commands that produced its figures."""
     parts = []
-    for title, (task, build) in SECTIONS.items():
-        made = _of_task(reports, task)
-        if made:
-            commands = "\n".join(_wrap(report["command"]) for report in made)
-            parts.append(f"## {title}\n\n{build(reports)}\n\n```bash\n{commands}\n```")
+    on_gpu = [report for report in reports if gpu_tables.is_on_gpu(report)]
+    for sections, some in ((SECTIONS, _on_cpu(reports)), (gpu_tables.SECTIONS, on_gpu)):
+        for title, (task, build) in sections.items():
+            made = _of_task(some, task)
+            if made:
+                commands = "\n".join(_wrap(report["command"]) for report in made)
+                parts.append(f"## {title}\n\n{build(some)}\n\n```bash\n{commands}\n```")
     return "\n\n".join(parts)
+
+
+def _on_cpu(reports: list[dict]) -> list[dict]:
+    return [report for report in reports if not gpu_tables.is_on_gpu(report)]
 
 
 def insert(text: str, table: str) -> str:
@@ -206,7 +308,10 @@ def insert(text: str, table: str) -> str:
 
 def documents(reports: list[dict]) -> dict[Path, str]:
     """The files that contain tables, and their tables."""
-    short = f"{inference_table(reports)}\n\n{training_table(reports)}"
+    on_cpu, on_gpu = _on_cpu(reports), [r for r in reports if gpu_tables.is_on_gpu(r)]
+    short = f"{inference_table(on_cpu)}\n\n{training_table(on_cpu)}"
+    if _of_task(on_gpu, "inference"):
+        short += f"\n\n{gpu_tables.inference_table(on_gpu)}"
     return {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
 
 

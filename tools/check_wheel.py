@@ -30,7 +30,10 @@ import hrnet_d2
 assert hrnet_d2.__file__.startswith(sys.prefix), hrnet_d2.__file__
 names = 0
 for module in pkgutil.walk_packages(hrnet_d2.__path__, "hrnet_d2."):
-    if module.name.startswith("hrnet_d2.configs") or module.name.endswith("__main__"):
+    # What needs an extra is not imported.
+    if module.name.startswith(("hrnet_d2.configs", "hrnet_d2.serving")):
+        continue
+    if module.name.endswith("__main__"):
         continue
     module = importlib.import_module(module.name)
     for name in getattr(module, "__all__", ()):

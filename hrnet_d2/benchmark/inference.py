@@ -10,6 +10,7 @@ from detectron2.structures import Instances
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.devices import set_float32_precision
 from hrnet_d2.inference.optimize import optimize
 from hrnet_d2.modeling import build_model
 
@@ -31,7 +32,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compile": {"compile": True},
     "cuda-graphs": {"cuda_graphs": True},
     "bf16+cuda-graphs": {"dtype": torch.bfloat16, "cuda_graphs": True},
+    "fp16+cuda-graphs": {"dtype": torch.float16, "cuda_graphs": True},
+    "compile+cuda-graphs": {"compile": True, "cuda_graphs": True},
     "bf16+compile": {"dtype": torch.bfloat16, "compile": True},
+    "bf16+compile+cuda-graphs": {"dtype": torch.bfloat16, "compile": True, "cuda_graphs": True},
 }
 GROWTH: dict[str, list[Any]] = {
     "megapixels": [(400, 608), (608, 896), (800, 1216), (1120, 1696)],
@@ -44,6 +48,7 @@ def load_model(args: argparse.Namespace, config: str) -> Any:
     """The plain model in eval mode, with random weights unless ``args.weights`` names a file."""
     torch.manual_seed(0)
     cfg = model_zoo.load_config(config, ["MODEL.DEVICE", args.device, *args.opts])
+    set_float32_precision(cfg)
     model = build_model(cfg).eval()
     if args.weights:
         Checkpointer(model).load(args.weights)
@@ -95,16 +100,18 @@ def run_inference(args: argparse.Namespace) -> list[dict]:
                 parts["other"] = total - known
                 row["paths"][name].update(
                     **summary(seconds[name]),
-                    parts_ms={k: round(v * 1e3, 1) for k, v in parts.items()},
+                    parts_ms={k: round(v * 1e3, 2) for k, v in parts.items()},
                     difference=difference(outputs["plain"], outputs[name]),
                 )
         for name, path in row["paths"].items():
             path["speedup"] = speedup(seconds["plain"], seconds[name])
+            path["images_per_second"] = round(args.batch / path["median_ms"] * 1e3, 2)
         row["speedup"] = row["paths"]["optimized"]["speedup"]
         row["peak_memory_bytes"] = peak_memory(args.device)
         print(f"{config}: optimized {row['speedup']:.2f} times as fast as plain")
         for name, path in row["paths"].items():
-            print(f"  {name}: {path['median_ms']:.0f} ms {path['parts_ms']} {path['difference']}")
+            times = f"{path['median_ms']:.1f} ms, {path['speedup']:.2f} x"
+            print(f"  {name}: {times} {path['parts_ms']} {path['difference']}", flush=True)
         rows.append(row)
     return rows
 

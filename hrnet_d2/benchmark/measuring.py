@@ -2,6 +2,7 @@
 
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def environment(device: str) -> dict:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "opencv": cv2.__version__,
@@ -36,9 +37,20 @@ def environment(device: str) -> dict:
     }
     if torch.device(device).type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
+        found["driver"] = _driver()
         found["cuda"] = torch.version.cuda
         found["cudnn"] = torch.backends.cudnn.version()
     return found
+
+
+def _driver() -> str:
+    """Version of NVIDIA's driver; empty if it cannot be asked."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip().partition("\n")[0]
 
 
 def _processor() -> str:
@@ -47,6 +59,16 @@ def _processor() -> str:
             return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def _instructions() -> str:
+    """Vector and matrix units: the widest, then those of 16 and 8 bits."""
+    probes = {"BF16": "avx512_bf16", "VNNI": "vnni", "AMX": "amx_tile"}
+    names = [torch.backends.cpu.get_cpu_capability()]
+    for name, probe in probes.items():
+        has = getattr(torch.cpu, f"_is_{probe}_supported", None)
+        names += [name] if has is not None and has() else []
+    return " ".join(names)
 
 
 def _load() -> float:

@@ -13,6 +13,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.devices import set_float32_precision
 from hrnet_d2.engine.trainer import Trainer, step_trainer
 
 from .measuring import peak_memory, resident_memory, speedup, summary, time_interleaved
@@ -21,10 +22,10 @@ from .synthetic import calibrate_random_weights, synthetic_input
 __all__ = ["SWITCHES", "run_curves", "run_train", "run_training_memory", "switch_options"]
 
 STAGES = "['stage2', 'stage3', 'stage4']"
-# Keys that a switch sets over the config.  "plain" computes every layer by itself; the other
+# Keys that a switch sets over the config.  "plain" leaves every layer to PyTorch; the other
 # switches come on top of the default and combine by "+".
 SWITCHES = {
-    "plain": ["MODEL.HRNETV2P.FOLD_NORM", "False"],
+    "plain": ["MODEL.HRNETV2P.FOLD_NORM", "False", "MODEL.CPU_KERNELS", "False"],
     "default": [],
     "sum": ["MODEL.HRNETV2P.NECK.CONCAT", "False"],
     "channels-last": ["MODEL.CHANNELS_LAST", "True"],
@@ -51,7 +52,9 @@ def switch_options(switch: str) -> list[str]:
 
 def _config(config: str, switch: str, device: str, opts: list[str]) -> CfgNode:
     options = ["MODEL.DEVICE", device, *switch_options(switch), *opts]
-    return model_zoo.load_config(config, options)
+    cfg = model_zoo.load_config(config, options)
+    set_float32_precision(cfg)
+    return cfg
 
 
 def _batch(size: tuple[int, int], batch: int, classes: int) -> list[dict]:
@@ -64,6 +67,7 @@ class _Step:
     def __init__(self, cfg: CfgNode, size: tuple[int, int], batch: int):
         torch.manual_seed(0)
         cfg.SOLVER.BASE_LR = 1e-6  # random weights must not run away
+        cfg.MODEL.HRNETV2P.NORM_EVAL = True  # as with weights that were loaded
         model = Trainer.build_model(cfg)
         calibrate_random_weights(model, [synthetic_input(*size)])
         fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"
@@ -87,14 +91,31 @@ def _memory_of_step(
     step()
     step.trainer.reset_data_loader(lambda: itertools.repeat(_batch(size, batch, 1)))
     gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = 0
     step()
     return peak_memory(device) - before
 
 
+def _on_gpu(args: argparse.Namespace) -> bool:
+    return torch.device(args.device).type == "cuda"
+
+
+def _measured_step(
+    args: argparse.Namespace, config: str, switch: str, batch: int
+) -> tuple[_Step, int]:
+    """A step on a GPU, and the most bytes that PyTorch holds for it and its model at once."""
+    gc.collect()
+    before = torch.cuda.memory_allocated(args.device)
+    cfg = _config(config, switch, args.device, args.opts)
+    step = _Step(cfg, tuple(args.size), batch)
+    step()
+    torch.cuda.reset_peak_memory_stats(args.device)
+    step()
+    return step, peak_memory(args.device) - before
+
+
 def _peak(args: argparse.Namespace, config: str, switch: str, batch: int) -> int:
+    if _on_gpu(args):
+        return _measured_step(args, config, switch, batch)[1]
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(
@@ -107,11 +128,16 @@ def run_train(args: argparse.Namespace) -> list[dict]:
     rows = []
     for config in args.config:
         size = tuple(args.size)
-        peaks = {switch: _peak(args, config, switch, args.batch) for switch in args.switches}
-        steps = {
-            switch: _Step(_config(config, switch, args.device, args.opts), size, args.batch)
-            for switch in args.switches
-        }
+        if _on_gpu(args):
+            made = {s: _measured_step(args, config, s, args.batch) for s in args.switches}
+            steps = {switch: step for switch, (step, _) in made.items()}
+            peaks = {switch: peak for switch, (_, peak) in made.items()}
+        else:
+            peaks = {switch: _peak(args, config, switch, args.batch) for switch in args.switches}
+            steps = {
+                switch: _Step(_config(config, switch, args.device, args.opts), size, args.batch)
+                for switch in args.switches
+            }
         seconds = time_interleaved(steps, args.repeat, args.device)
         first = seconds[args.switches[0]]
         for switch in args.switches:
@@ -121,7 +147,7 @@ def run_train(args: argparse.Namespace) -> list[dict]:
             row["speedup"] = speedup(first, seconds[switch])
             rows.append(row)
             print(
-                f"{config} {switch}: {row['median_ms']:.0f} ms an iteration, "
+                f"{config} {switch}: {row['median_ms']:.1f} ms an iteration, "
                 f"{row['speedup']:.2f} times {args.switches[0]}, "
                 f"{peaks[switch] / 2**30:.2f} GiB at most",
                 flush=True,

@@ -61,7 +61,13 @@ class Checkpoint:
         """What the file says of its model: input, classes, thresholds, arithmetic."""
         shapes = {name: tuple(value.shape) for name, value in self.state.items()}
         settings = read_settings(
-            self.path, shapes, self.layout, self.meta, self.config, self.class_names
+            self.path,
+            shapes,
+            self.layout,
+            self.meta,
+            self.config,
+            self.class_names,
+            self.names,
         )
         settings.notes += self.notes
         return settings

@@ -75,8 +75,19 @@ def _dense(
     return empty.set_(storage.content, offset, sizes, strides)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+def _tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any = False,
+    hooks: Any = None,
+    marks: Any = None,
+    *_: Any,
+) -> Any:
     """``_rebuild_tensor`` and ``_rebuild_tensor_v2``; hooks and gradients are left out."""
+    if marks:  # what its values are read as
+        return NotDense("negated or conjugated")
     dtype = storage.kind.dtype if isinstance(storage, Storage) else None
     return _dense(storage, offset, size, stride, dtype)
 
@@ -89,9 +100,12 @@ def _tensor_v3(
     requires_grad: Any,
     hooks: Any,
     dtype: Any,
+    marks: Any = None,
     *_: Any,
 ) -> Any:
     """For dtypes without a storage type of their own, such as the unsigned and 8-bit ones."""
+    if marks:
+        return NotDense("negated or conjugated")
     if not isinstance(dtype, torch.dtype):
         raise pickle.UnpicklingError("a tensor's dtype is not a dtype")
     return _dense(storage, offset, size, stride, dtype)

@@ -1,16 +1,24 @@
-"""The console script ``hrnet-d2 COMMAND``: one module for each command, imported when it is run."""
+"""The console script ``hrnet-d2 COMMAND``: one module for each command, imported when it is run.
+
+The arguments are read first, by :mod:`hrnet_d2.arguments`, and the rest of the package is imported
+after them: help and errors of arguments need no PyTorch.
+"""
 
 import importlib
 import sys
 from collections.abc import Sequence
 
+from hrnet_d2 import register
+
 __all__ = ["COMMANDS", "main"]
 
-# Name and summary; the module of the same name has ``main(arguments, prog)``.
+# Name and summary. The module of the same name in `arguments` has ``parser(prog)``, the one here
+# has ``main(args, prog)``.
 COMMANDS = {
     "train": "train a model, on COCO or on custom data",
     "eval": "evaluate a checkpoint",
-    "predict": "draw a model's detections on images",
+    "predict": "run a model on images and videos: pictures, COCO, CSV, Parquet, ...",
+    "serve": "a live page in the browser, and detections over HTTP",
     "check": "find what is wrong with custom data, and summarize them",
     "browse": "draw what the network is trained on, after augmentation",
     "report": "write a page that shows what a detector gets right and wrong",
@@ -25,11 +33,12 @@ USAGE = "usage: hrnet-d2 COMMAND ...\n\n" + "".join(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run a command.
 
     Args:
         arguments: the command and its arguments; default: those of this process.
+        prog: name of the program in help and messages; default: ``hrnet-d2 COMMAND``.
 
     Returns:
         The exit status: 0, 1 if the command failed, 2 if the arguments are wrong.
@@ -46,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"hrnet-d2: there is no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr, end="")
         return 2
+    prog = prog or f"hrnet-d2 {name}"
+    parser = importlib.import_module(f"hrnet_d2.arguments.{name}").parser(prog)
+    args = parser.parse_args(rest)
+    args.command = " ".join([prog, *rest])
+    register()
     from .errors import run
 
-    module = importlib.import_module(f"{__name__}.{name}")
-    return run(module.main, rest, f"hrnet-d2 {name}")
+    return run(importlib.import_module(f"{__name__}.{name}").main, args, prog)

@@ -1,24 +1,10 @@
-r"""Measure inference, training, data loading and evaluation: the plain path and the fast one.
-
-    hrnet-d2 benchmark inference --config faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml
-    hrnet-d2 benchmark growth    --config ... --switches plain default --plot growth.png
-    hrnet-d2 benchmark train     --config ... --switches plain default sum+checkpoint
-    hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
-    hrnet-d2 benchmark data
-    hrnet-d2 benchmark eval      --images 5000
-    hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
-    hrnet-d2 benchmark htc-heads           --size 800 1344
-
-The variants are timed interleaved in one process; figures are medians, with the minimum and the
-maximum.  Weights are random unless --weights names a checkpoint, calibrated so that there are many
-detections.  --json writes the figures with the command and the environment.
-"""
+"""``hrnet-d2 benchmark TASK``: measure the plain path and the fast one."""
 
 import argparse
 import contextlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +15,11 @@ from hrnet_d2.benchmark import (
     fcos_postprocessing,
     htc_heads,
     inference,
+    loading,
+    prediction,
+    runtimes,
+    serving,
+    startup,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -36,7 +27,7 @@ from hrnet_d2.benchmark.plotting import plot_growth
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.file_io import atomic_write
 
-__all__ = ["TASKS", "main", "measure", "parse_args"]
+__all__ = ["TASKS", "main", "measure"]
 
 
 def run_growth(args: argparse.Namespace) -> list[dict]:
@@ -50,7 +41,7 @@ def run_growth(args: argparse.Namespace) -> list[dict]:
 
 def run_eval(args: argparse.Namespace) -> list[dict]:
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = evaluation.compare_evaluators(args.images)
+        rows = evaluation.compare_evaluators(args.images or 5000)
     for row in rows:
         print(row)
     return rows
@@ -58,71 +49,22 @@ def run_eval(args: argparse.Namespace) -> list[dict]:
 
 TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "inference": inference.run_inference,
+    "runtimes": runtimes.run_runtimes,
+    "startup": startup.run_startup,
     "growth": run_growth,
     "train": training.run_train,
     "curves": training.run_curves,
     "data": data.run_data,
+    "loader": loading.run_loading,
+    "predict": prediction.run_prediction,
     "eval": run_eval,
+    "serve": serving.run_serve,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,
     "htc-heads": htc_heads.run_htc_heads,
 }
 
 
-def parse_args(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> argparse.Namespace:
-    """The arguments of all tasks; a task reads those that it needs."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("task", choices=TASKS)
-    default = ["faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml"]
-    parser.add_argument("--config", nargs="+", default=default, help="as under configs/")
-    parser.add_argument("--size", nargs=2, type=int, default=[800, 1200], help="height, width")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU")
-    parser.add_argument(
-        "--clock",
-        choices=inference.CLOCKS,
-        default="wall",
-        help="of inference; cpu, with --threads 1, suits a machine that runs other jobs too",
-    )
-    parser.add_argument("--weights", help="a checkpoint for inference; default: random weights")
-    parser.add_argument("--images", type=int, default=5000, help="of the task eval")
-    parser.add_argument(
-        "--objects",
-        nargs="+",
-        type=int,
-        default=[100, 1000, 5000],
-        help="candidates of a level, of the task fcos-postprocessing",
-    )
-    parser.add_argument("--proposals", type=int, default=1000, help="of the task htc-heads")
-    parser.add_argument("--plot", help="PNG of the task growth")
-    parser.add_argument("--json", help="write the figures here")
-    parser.add_argument("--variants", nargs="*", default=[], choices=inference.VARIANTS)
-    parser.add_argument(
-        "--switches",
-        nargs="+",
-        default=[],
-        help=f"of training, several joined by +: {', '.join(training.SWITCHES)}",
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the task curves")
-    parser.add_argument("--iterations", type=int, default=100, help="of the task curves")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
-    args = parser.parse_args(arguments)
-    if args.task in ("train", "curves") and not args.switches:
-        args.switches = ["plain", "default"]
-    try:
-        for switch in args.switches:
-            training.switch_options(switch)
-    except ValueError as error:
-        parser.error(str(error))
-    return args
-
-
-def measure(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run a task; print its figures, and write them to a file if asked to.
 
     Returns:
@@ -131,7 +73,9 @@ def measure(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> dict[
     Raises:
         ConfigError: if a GPU is asked for that is not there.
     """
-    args = parse_args(arguments, prog)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.task in ("train", "curves") and not args.switches:
+        args.switches = ["plain", "default"]
     if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device is {args.device} but there is no GPU: use --device cpu")
     if args.threads:
@@ -140,7 +84,7 @@ def measure(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> dict[
     rows = TASKS[args.task](args)
     report = {
         "task": args.task,
-        "command": " ".join(["hrnet-d2 benchmark", *arguments]),
+        "command": args.command,
         "environment": before,
         "results": rows,
     }
@@ -151,7 +95,7 @@ def measure(arguments: Sequence[str], prog: str = "hrnet-d2 benchmark") -> dict[
     return report
 
 
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Run a task."""
-    measure(arguments, prog)
+    measure(args)
     return 0

@@ -1,6 +1,6 @@
 """``hrnet-d2 browse``: what the network is trained on, as pictures."""
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from detectron2.utils.env import seed_all_rng
@@ -10,24 +10,12 @@ from hrnet_d2 import model_zoo
 from hrnet_d2.config_check import check_config
 from hrnet_d2.data import build_train_loader, check_datasets, configure_custom_data
 from hrnet_d2.data.drawing import class_names_of, draw_input, write_picture
-from hrnet_d2.engine import argument_parser
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Write images of training batches, after augmentation, with their boxes, masks and maps."""
-    parser = argument_parser(prog)
-    parser.description = "Draw the images that training with the same arguments would use."
-    parser.add_argument(
-        "--output", metavar="FOLDER", default="browse", help="where to write (default: browse)"
-    )
-    parser.add_argument(
-        "--images", type=int, default=16, metavar="N", help="number of images (default: 16)"
-    )
-    args = parser.parse_args(arguments)
-    if args.images < 1:
-        parser.error(f"--images must be at least 1, got {args.images}")
     setup_logger(name="hrnet_d2")
     cfg = model_zoo.load_config(args.config_file, args.opts).clone()
     cfg.defrost()

@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from hrnet_d2.arguments.check import PAGE
 from hrnet_d2.data import DatasetError, find_data
 from hrnet_d2.data.datasets.conversion import Split
 from hrnet_d2.data.datasets.formats import CustomData
@@ -16,12 +16,10 @@ from hrnet_d2.data.datasets.summary_page import write_page
 __all__ = ["main"]
 
 MOST_CLASSES = 20
-PAGE = "check.html"
 
 
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Print all findings; the status is 1 if there is a problem."""
-    args = _parser(prog).parse_args(arguments)
     # Warnings about the data are part of the findings below.
     setup_logger(name="hrnet_d2").setLevel(logging.ERROR)
     if len(args.data) > 2:
@@ -66,38 +64,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
         return 1
     print("No error found")
     return 0
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Check the annotations and images of custom data, and summarize them. The "
-        "exit status is 1 if there is a problem.",
-    )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        nargs="+",
-        help="the folder or description of a dataset (COCO, YOLO, Pascal VOC, CVAT), or a COCO "
-        "file and the folder of its images",
-    )
-    parser.add_argument(
-        "--val-data",
-        nargs="+",
-        metavar=("DATA", "IMAGES"),
-        help="validation data, whose categories must be the same",
-    )
-    parser.add_argument(
-        "--masks", action="store_true", help="for a model of masks: bad segmentations are errors"
-    )
-    parser.add_argument("--output", metavar="FOLDER", help=f"write {PAGE} with plots there")
-    parser.add_argument(
-        "--annotations-only",
-        action="store_true",
-        help="do not read the image files: damage, sizes and copies are not found",
-    )
-    parser.add_argument("--strict", action="store_true", help="warnings count as problems")
-    return parser
 
 
 def _listed(data: CustomData) -> str:

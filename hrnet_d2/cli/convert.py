@@ -6,7 +6,6 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
 
 from tabulate import tabulate
 from torch import nn
@@ -19,23 +18,9 @@ from hrnet_d2.modeling import build_model
 
 __all__ = ["main"]
 
-DESCRIPTION = """
-Convert a checkpoint of MMDetection, official HRNet, timm or torchvision to this package's names.
-Prints what became of every tensor. DST (tensors only) is written if all of them are accounted for;
-otherwise the exit status is 1.
-"""
 
-
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Convert, print the account, and return 1 if a tensor is not accounted for."""
-    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
-    parser.add_argument("source", metavar="SRC", help="file or URL, of any supported format")
-    parser.add_argument("target", metavar="DST", help=".pth or .safetensors to write")
-    parser.add_argument("--config", help="name in the zoo, or file, of the model that it must fit")
-    parser.add_argument("--quiet", action="store_true", help="only the summary")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of configs")
-    args = parser.parse_args(arguments)
-
     check_pairs(args.opts)
     model = _build(args.config, args.opts) if args.config else None
     conversion = convert(args.source, args.target, model, _config_text(args.source))

@@ -5,7 +5,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Sequence
 
 import cv2
 import detectron2
@@ -36,11 +35,8 @@ OPENCVS = (
 )
 
 
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Print the environment; the status is 1 if something in it needs to be repaired."""
-    argparse.ArgumentParser(
-        prog=prog, description="Print versions, hardware and threads; check the installation."
-    ).parse_args(arguments)
     rows = [
         ("hrnet_d2", f"{hrnet_d2.__version__} in {os.path.dirname(hrnet_d2.__file__)}"),
         ("Python", f"{platform.python_version()} ({sys.executable})"),

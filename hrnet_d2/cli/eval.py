@@ -1,12 +1,13 @@
 """``hrnet-d2 eval``: ``train`` with ``--eval-only``."""
 
-from collections.abc import Sequence
+import argparse
 
 from . import train
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str], prog: str) -> int:
+def main(args: argparse.Namespace, prog: str) -> int:
     """Evaluate a checkpoint on ``DATASETS.TEST``, or on ``--val-data``."""
-    return train.main(arguments, prog, eval_only=True)
+    args.eval_only = True
+    return train.main(args, prog)

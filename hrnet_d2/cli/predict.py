@@ -1,176 +1,115 @@
-"""``hrnet-d2 predict``: draw a model's detections on images; ``demo/demo.py`` calls this."""
+"""``hrnet-d2 predict``: a model's detections on anything; ``demo/demo.py`` calls this."""
 
 import argparse
-import os
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-from detectron2.data import Metadata
-from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
-
-import hrnet_d2
-from hrnet_d2.config_file import ConfigError, with_weights
-from hrnet_d2.data import ImageReadError, read_image
-from hrnet_d2.file_io import atomic_write
+if TYPE_CHECKING:
+    from hrnet_d2.prediction.run import Summary, Task
 
 __all__ = ["main"]
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
+def main(args: argparse.Namespace, prog: str) -> int:
+    """Predict; the status is 1 if an image failed, 130 or 143 if a signal stopped the run."""
+    from hrnet_d2 import model_zoo
+    from hrnet_d2.config_file import with_weights
+    from hrnet_d2.prediction.run import Task, find_units
+    from hrnet_d2.prediction.shards import Shard, parse_shard
+    from hrnet_d2.prediction.writers import parse_formats
 
-@dataclass
-class _Job:
-    """An image and where its drawing goes."""
-
-    source: Path
-    target: Path
-
-
-def main(arguments: Sequence[str], prog: str) -> int:
-    """Draw the detections; the status is 1 if an image could not be read or written."""
-    args = _parse(arguments, prog)
     options = with_weights(args.opts, args.weights)
-    jobs = _plan(args.input, Path(args.output))
-    cfg = hrnet_d2.model_zoo.load_config(args.config_file, options)
+    default = "parquet" if args.engine == "ray" else "draw"
+    task = Task(
+        inputs=args.input,
+        output=args.output if args.engine == "ray" else Path(args.output),
+        formats=parse_formats(args.format or default),
+        threshold=args.confidence_threshold,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        shard=parse_shard(args.shard) if args.shard else Shard(),
+        track=args.track,
+        max_frames=args.max_frames,
+        progress=True,
+    )
+    if args.engine == "ray":
+        summary = _predict_on_ray(model_zoo.load_config(args.config_file, options), task, args)
+    else:
+        task.units = find_units(task)  # before the model is loaded, which takes a moment
+        summary = _predict(model_zoo.load_config(args.config_file, options), task, args)
+    _tell(summary, task, prog)
+    if summary.signal:
+        return 128 + summary.signal
+    return 1 if summary.failed or summary.skipped_failed else 0
+
+
+def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
+    import hrnet_d2
+    from hrnet_d2.prediction import Detector
+    from hrnet_d2.prediction.coco_ids import ids_of
+    from hrnet_d2.prediction.pipeline import Options
+    from hrnet_d2.prediction.run import predict
+    from hrnet_d2.prediction.settings import category_ids, settings_of
+    from hrnet_d2.prediction.tiles import TiledDetector
+
     predictor = hrnet_d2.Predictor(cfg)
-    failed = 0
-    waiting: deque[tuple[_Job, np.ndarray]] = deque()
-
-    def images() -> Iterator[np.ndarray]:
-        nonlocal failed
-        for job in jobs:
-            try:
-                image = read_image(str(job.source))
-            except (ImageReadError, FileNotFoundError) as error:
-                failed += 1
-                print(f"{prog}: {error}", file=sys.stderr, flush=True)
-                continue
-            waiting.append((job, image))
-            yield image
-
-    for output in predictor(images()):
-        job, image = waiting.popleft()
-        instances = output["instances"].to("cpu")
-        instances = instances[instances.scores >= args.confidence_threshold]
-        _draw(image, instances, predictor.metadata, job.target)
-        print(f"{job.source}: {len(instances)} objects, {job.target}", flush=True)
-    print(f"{len(jobs) - failed} of {len(jobs)} images drawn in {args.output}")
-    return 1 if failed else 0
-
-
-def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description="Draw a model's detections on images.")
-    parser.add_argument(
-        "--config-file",
-        default="",
-        help="a path, or a name of the model zoo; default: the config that the checkpoint brings",
+    cfg = predictor.cfg
+    names = list(predictor.metadata.get("thing_classes") or ())
+    task.category_ids = category_ids(predictor.metadata)
+    if args.annotations:
+        task.image_ids, task.category_ids = ids_of(args.annotations, names)
+    task.settings = {**settings_of(cfg), "annotations": args.annotations}
+    detector = Detector(predictor, batch_size=args.batch_size)
+    if args.tiles:
+        detector = TiledDetector(detector, args.tiles, args.overlap, args.merge)
+        task.settings["tiles"] = [args.tiles, args.overlap, args.merge]
+    options = Options(
+        workers=args.workers,
+        streams=args.streams,
+        backend=cfg.INPUT.BACKEND,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
     )
-    parser.add_argument("--weights", help="short for --opts MODEL.WEIGHTS")
-    parser.add_argument("--input", nargs="+", required=True, help="images, or folders of images")
-    parser.add_argument("--output", required=True, help="folder for the drawn images")
-    parser.add_argument(
-        "--confidence-threshold",
-        type=_fraction,
-        default=0.5,
-        help="least score to draw (default 0.5)",
+    return predict(detector, predictor.metadata, task, options)
+
+
+def _predict_on_ray(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
+    import time
+
+    from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+    from hrnet_d2.devices import available_device
+    from hrnet_d2.engine.predictor import metadata_of
+    from hrnet_d2.prediction.ray_engine import Cluster, predict_on_ray
+    from hrnet_d2.prediction.settings import category_ids, settings_of
+
+    cfg = apply_checkpoint_settings(cfg)
+    task.settings = settings_of(cfg)
+    task.category_ids = category_ids(metadata_of(cfg))
+    tiles = (args.tiles, args.overlap, args.merge) if args.tiles else None
+    if tiles is not None:
+        task.settings["tiles"] = list(tiles)
+    cluster = Cluster(
+        address=args.ray_address,
+        actors=args.actors,
+        cpus=args.cpus_per_actor,
+        gpus=0.0 if available_device(cfg.MODEL.DEVICE) == "cpu" else 1.0,
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        help="KEY VALUE pairs that override the config, such as MODEL.WEIGHTS checkpoint.pth",
-    )
-    return parser.parse_args(arguments)
+    started = time.monotonic()
+    summary = predict_on_ray(cfg, task, cluster, batch_size=args.batch_size, tiles=tiles)
+    summary.seconds = time.monotonic() - started
+    return summary
 
 
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no score: give a number from 0 to 1")
-    return value
-
-
-def _plan(inputs: Sequence[str], output: Path) -> list[_Job]:
-    """Where each drawing goes: no input is overwritten, and no drawing by another.
-
-    Raises:
-        FileNotFoundError: if an input does not exist or a folder has no image.
-        ConfigError: if the output is a file, or a drawing would replace an input.
-    """
-    sources = _find_images(inputs)
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file: give a folder, which may be a new one")
-    names = _names(sources)
-    taken = {os.path.realpath(source) for source in sources}
-    jobs = [_Job(s, output / name) for s, name in zip(sources, names, strict=True)]
-    for job in jobs:
-        if os.path.realpath(job.target) in taken:
-            raise ConfigError(
-                f"The drawing of {job.source} would replace the input {job.target}: give another "
-                "folder as --output"
-            )
-    for folder in {job.target.parent for job in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
-    return jobs
-
-
-def _find_images(inputs: Sequence[str]) -> list[Path]:
-    """The images named, and those directly in the folders named, each once."""
-    found: list[Path] = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not images:
-                raise FileNotFoundError(f"There is no image in the folder {path}")
-            found += images
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"There is no image or folder {path}")
-    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
-
-
-def _names(sources: Sequence[Path]) -> list[Path]:
-    """A file name for each image; those of equal names keep the folders that tell them apart."""
-    # Without regard to case, as some file systems compare names.
-    groups: dict[str, list[int]] = {}
-    names = [_drawn_name(source) for source in sources]
-    for i, name in enumerate(names):
-        groups.setdefault(name.lower(), []).append(i)
-    result = [Path(name) for name in names]
-    for same in groups.values():
-        if len(same) == 1:
-            continue
-        folders = [sources[i].resolve().parent for i in same]
-        shared = Path(os.path.commonpath(folders))
-        for i, folder in zip(same, folders, strict=True):
-            result[i] = folder.relative_to(shared) / names[i]
-    seen: set[str] = set()
-    for i, path in enumerate(result):
-        number = 2
-        while str(result[i]).lower() in seen:
-            result[i] = path.with_stem(f"{path.stem}_{number}")
-            number += 1
-        seen.add(str(result[i]).lower())
-    return result
-
-
-def _drawn_name(source: Path) -> str:
-    """The image's own name; a suffix that OpenCV may not write gets .png on top."""
-    return source.name if source.suffix.lower() in SUFFIXES else f"{source.name}.png"
-
-
-def _draw(image: np.ndarray, instances: Instances, metadata: Metadata, target: Path) -> None:
-    drawn = Visualizer(image[:, :, ::-1], metadata).draw_instance_predictions(instances)
-    pixels = np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
-    written, data = cv2.imencode(target.suffix, pixels)
-    if not written:
-        raise OSError(f"OpenCV cannot write {target}")
-    with atomic_write(target) as part:
-        Path(part).write_bytes(data.tobytes())
+def _tell(summary: "Summary", task: "Task", prog: str) -> None:
+    done = summary.images - summary.failed
+    what = "drawn" if list(task.formats) == ["draw"] else "predicted"
+    words = [f"{done} of {summary.images} images {what} in {task.output}"]
+    if summary.skipped:
+        words.append(f"{summary.skipped} were done before")
+    if failed := summary.failed + summary.skipped_failed:
+        words.append(f"{failed} failed")
+    rate = summary.images / max(summary.seconds, 1e-9)
+    words.append(f"{summary.seconds:.1f} s, {rate:.3g} images/s")
+    print(", ".join(words))
+    if summary.signal:
+        print(f"{prog}: interrupted; the files are complete, and --resume goes on", file=sys.stderr)

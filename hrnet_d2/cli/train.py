@@ -1,7 +1,6 @@
 """``hrnet-d2 train`` and, with ``--eval-only``, ``hrnet-d2 eval``; ``train_net.py`` calls these."""
 
 import argparse
-from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
@@ -9,7 +8,7 @@ from detectron2.utils import comm
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.config_file import with_weights
-from hrnet_d2.engine import Trainer, argument_parser, evaluate, launch, setup
+from hrnet_d2.engine import Trainer, evaluate, launch, setup
 from hrnet_d2.engine.watch import watch_ranks
 
 __all__ = ["job", "main"]
@@ -33,11 +32,8 @@ def job(args: argparse.Namespace, cfg: CfgNode) -> None:
             write_reports(cfg)
 
 
-def main(arguments: Sequence[str], prog: str, *, eval_only: bool = False) -> int:
-    """Parse the arguments, read the config, and start the processes."""
-    parser = argument_parser(prog)
-    args = parser.parse_args(arguments)
-    args.eval_only = args.eval_only or eval_only
+def main(args: argparse.Namespace, prog: str) -> int:
+    """Read the config, and start the processes."""
     args.opts = with_weights(args.opts, args.weights)
     launch(job, args, model_zoo.load_config(args.config_file, args.opts))
     return 0

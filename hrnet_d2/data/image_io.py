@@ -1,5 +1,6 @@
 """Reading images and label maps, with errors that name the file."""
 
+import io
 import logging
 
 import cv2
@@ -12,7 +13,14 @@ from PIL import Image
 from .decoder_messages import call_with_messages
 from .image_header import ImageHeader, read_header
 
-__all__ = ["MAX_PIXELS", "ImageReadError", "check_image_size", "read_image", "read_label_map"]
+__all__ = [
+    "MAX_PIXELS",
+    "ImageReadError",
+    "check_image_size",
+    "decode_image",
+    "read_image",
+    "read_label_map",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +70,53 @@ def read_image(
         ImageReadError: if the file is empty, truncated, damaged or not an image.
         ValueError: if the format or backend is unknown.
     """
+    _check_backend(format, backend)
+    data = _read_file(path)
+    return decode_image(data, path, format, backend, max_pixels, annotated=annotated)
+
+
+def decode_image(
+    data: bytes,
+    name: str,
+    format: str = "BGR",
+    backend: str = "opencv",
+    max_pixels: int = MAX_PIXELS,
+    *,
+    annotated: bool = False,
+) -> np.ndarray:
+    """:func:`read_image` for the bytes of an image file, such as a member of an archive.
+
+    Args:
+        data: the whole file.
+        name: what messages call it.
+        format, backend, max_pixels, annotated: see :func:`read_image`.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ImageReadError: if the data are empty, truncated, damaged or no image.
+        ValueError: if the format or backend is unknown.
+    """
+    _check_backend(format, backend)
+    if not data:
+        raise ImageReadError(f"Image {name} cannot be decoded: the file is empty")
+    header = _check_header(name, data, max_pixels)
+    if annotated and header.orientation in SAME_SIZE:
+        _warn_once(
+            name,
+            f"its Exif orientation {header.orientation} ({SAME_SIZE[header.orientation]}) is "
+            "applied on reading. Check that it was annotated upright, or save it without Exif",
+        )
+    if backend == "detectron2":
+        return _decode_with_pillow(name, data, format)
+    image = _decode(name, data, cv2.IMREAD_COLOR)
+    if format == "RGB":
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
+
+
+def _check_backend(format: str, backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"INPUT.BACKEND must be one of {BACKENDS}, got {backend!r}")
     if backend == "opencv" and format not in ("BGR", "RGB"):
@@ -69,20 +124,6 @@ def read_image(
             f'INPUT.FORMAT is {format!r}: the backend "opencv" reads "BGR" and "RGB"; '
             'set INPUT.BACKEND to "detectron2" for other formats'
         )
-    data = _read_file(path)
-    header = _check_header(path, data, max_pixels)
-    if annotated and header.orientation in SAME_SIZE:
-        _warn_once(
-            path,
-            f"its Exif orientation {header.orientation} ({SAME_SIZE[header.orientation]}) is "
-            "applied on reading. Check that it was annotated upright, or save it without Exif",
-        )
-    if backend == "detectron2":
-        return _read_with_detectron2(path, format)
-    image = _decode(path, data, cv2.IMREAD_COLOR)
-    if format == "RGB":
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return image
 
 
 def read_label_map(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -190,13 +231,17 @@ def _decode(path: str, data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-def _read_with_detectron2(path: str, format: str) -> np.ndarray:
+def _decode_with_pillow(path: str, data: bytes, format: str) -> np.ndarray:
+    """As ``detectron2.data.detection_utils.read_image``, which takes a path."""
     try:
-        image = detection_utils.read_image(path, format=format)
+        with Image.open(io.BytesIO(data)) as image:
+            # Private, and kinder to damaged Exif data than Pillow's own.
+            upright = detection_utils._apply_exif_orientation(image)
+            pixels = detection_utils.convert_PIL_to_numpy(upright, format)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for broken PNGs.
         raise ImageReadError(f"Image {path} cannot be decoded: {error}") from error
-    return image
+    return pixels
 
 
 def _damaged(path: str, data: bytes, reason: str) -> ImageReadError:

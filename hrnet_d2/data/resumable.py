@@ -5,6 +5,7 @@ the augmentation, so that an image is the same whichever worker reads it and wha
 before; and a resumed run skips the images that were used.
 """
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -239,23 +240,34 @@ def stream_of(loader: Any) -> DataStream | None:
 
 
 def _sampler(cfg: CfgNode, records: list[dict]) -> Callable[[int], Iterable[int]] | None:
-    """Detectron2's sampler of ``DATALOADER.SAMPLER_TRAIN``, from a seed."""
+    """Detectron2's sampler of ``DATALOADER.SAMPLER_TRAIN``, from a seed.
+
+    It goes to the worker processes, which are spawned on some systems, so it can be pickled.
+    """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
-        return lambda seed: TrainingSampler(len(records), seed=seed)
+        return functools.partial(_training_sampler, len(records))
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
-        # Detectron2 seeds this one with SEED itself.
-        return lambda seed: RepeatFactorTrainingSampler(
-            factors, seed=cfg.SEED if cfg.SEED >= 0 else seed
-        )
+        return functools.partial(_repeat_factor_sampler, factors, cfg.SEED)
     if name == "RandomSubsetTrainingSampler":
-        return lambda seed: RandomSubsetTrainingSampler(
-            len(records),
-            cfg.DATALOADER.RANDOM_SUBSET_RATIO,
-            seed_shuffle=seed,
-            seed_subset=seed + 1,
-        )
+        ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        return functools.partial(_random_subset_sampler, len(records), ratio)
     return None
+
+
+def _training_sampler(size: int, seed: int) -> TrainingSampler:
+    return TrainingSampler(size, seed=seed)
+
+
+def _repeat_factor_sampler(
+    factors: torch.Tensor, configured: int, seed: int
+) -> RepeatFactorTrainingSampler:
+    # Detectron2 seeds this one with SEED itself.
+    return RepeatFactorTrainingSampler(factors, seed=configured if configured >= 0 else seed)
+
+
+def _random_subset_sampler(size: int, ratio: float, seed: int) -> RandomSubsetTrainingSampler:
+    return RandomSubsetTrainingSampler(size, ratio, seed_shuffle=seed, seed_subset=seed + 1)

@@ -32,7 +32,8 @@ def launch(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:
             the gloo backend.
 
     Raises:
-        ConfigError: if more GPUs are asked for than there are.
+        ConfigError: if more GPUs are asked for than there are, or if machines do not know where
+            to meet.
     """
     on_cpu = cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()
     under_torchrun = dist.is_torchelastic_launched()
@@ -45,6 +46,11 @@ def launch(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:
     if under_torchrun:
         _run_under_torchrun(main, args, cfg, local_size, on_cpu)
         return
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ConfigError(
+            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, the same on all "
+            "of them: a free port of the machine of --machine-rank 0"
+        )
     if on_cpu:
         # Detectron2's launcher takes NCCL wherever it sees a GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -17,7 +17,11 @@ from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import InferenceInput
-from hrnet_d2.devices import available_device, explain_missing_operator
+from hrnet_d2.devices import (
+    available_device,
+    explain_missing_operator,
+    set_float32_precision,
+)
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.inference.tta import build_tta, without_resize
 from hrnet_d2.modeling import build_model
@@ -84,6 +88,7 @@ class Predictor:
         check_config(self.cfg, train=False)
         if not cfg.MODEL.WEIGHTS:
             raise ConfigError("MODEL.WEIGHTS is empty: set it to a checkpoint's path or URL")
+        set_float32_precision(self.cfg)
         self.batch_size = batch_size
         self.model = build_model(self.cfg)
         self.model.eval()

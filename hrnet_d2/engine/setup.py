@@ -4,140 +4,32 @@ import argparse
 import contextlib
 import logging
 import os
-import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.arguments.train import parser as argument_parser
 from hrnet_d2.checkpoint import find_last
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config import upgrade_config
 from hrnet_d2.config_check import check_config
 from hrnet_d2.data import check_datasets, configure_custom_data, register_from_config
-from hrnet_d2.devices import available_device
+from hrnet_d2.devices import available_device, set_float32_precision
 from hrnet_d2.file_io import atomic_write
 
 from . import run_folder
 from .console import quiet_screen
 from .launch import limit_cpu_threads
 from .own_data import suit_own_data
-from .trackers import WRITERS
 
 __all__ = ["argument_parser", "register_datasets", "setup"]
 
 logger = logging.getLogger(__name__)
-
-
-DATA_OPTIONS = ("--train-data", "--val-data")
-CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
-
-EPILOG = """
-Examples:
-
-Run on single machine:
-    $ {0} --num-gpus 8 --config-file cfg.yaml
-
-Train on custom data, in COCO's format or as a folder of YOLO, Pascal VOC or Roboflow:
-    $ {0} --config-file cfg.yaml --train-data train.json images/ --val-data val.json images/
-    $ {0} --config-file cfg.yaml --train-data folder/
-
-Change some config options:
-    $ {0} --config-file cfg.yaml MODEL.WEIGHTS model.pth SOLVER.BASE_LR 0.001
-
-Run on multiple machines:
-    (machine0)$ {0} --machine-rank 0 --num-machines 2 --dist-url <URL> [--other-flags]
-    (machine1)$ {0} --machine-rank 1 --num-machines 2 --dist-url <URL> [--other-flags]
-"""
-
-
-def argument_parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
-    """Detectron2's arguments, and custom data by path.
-
-    Args:
-        prog: the name of the program, for its help.
-    """
-    parser = _Parser(
-        prog=prog,
-        parents=[default_argument_parser(EPILOG.format(prog))],
-        add_help=False,
-        epilog=EPILOG.format(prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="delete the checkpoints of an earlier run in OUTPUT_DIR and start a new one",
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="short for MODEL.WEIGHTS FILE; without --config-file the checkpoint brings its config",
-    )
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="after the evaluation, write report.html beside its results: AP by class and size, "
-        "kinds of mistakes, and images",
-    )
-    parser.add_argument(
-        "--tracker",
-        action="append",
-        choices=sorted(WRITERS),
-        help="send metrics and pictures to this tracker as well; may be given twice",
-    )
-    custom = parser.add_argument_group("custom data (COCO, YOLO, Pascal VOC, CVAT)")
-    for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
-        custom.add_argument(
-            option,
-            nargs=2,
-            metavar=("DATA", "[IMAGES]"),
-            help=f"data to {purpose}: the folder or description of a dataset, or a COCO file and "
-            "its folder of images",
-        )
-    custom.add_argument(
-        "--val-fraction",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="evaluate on this part of the training images, and train on the others (0.2: a fifth)",
-    )
-    custom.add_argument(
-        "--train-sem-seg", metavar="DIR", help="folder of stuff maps of the training images (HTC)"
-    )
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Lets the second value of options for data be left out."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        args = list(sys.argv[1:] if args is None else args)
-        for option in DATA_OPTIONS:
-            if option in args and _is_single(args[args.index(option) + 1 :]):
-                args.insert(args.index(option) + 2, "")
-        found, rest = super().parse_known_args(args, namespace)
-        for option in DATA_OPTIONS:
-            name = option[2:].replace("-", "_")
-            if getattr(found, name, None):
-                setattr(found, name, [value for value in getattr(found, name) if value])
-        return found, rest
-
-
-def _is_single(values: Sequence[str]) -> bool:
-    """Whether a path is the only value of its option: another option or config key follows."""
-    if not values or values[0].startswith("--"):
-        return False  # an error, which the parser tells
-    following = values[1] if len(values) > 1 else "--"
-    return following.startswith("--") or (
-        CONFIG_KEY.fullmatch(following) is not None and not os.path.exists(following)
-    )
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
@@ -199,6 +91,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
             quiet_screen()
             default_setup(cfg, args)
+            set_float32_precision(cfg)
     except OSError as error:
         raise OSError(
             error.errno, f"Cannot write to OUTPUT_DIR: {error.strerror}", cfg.OUTPUT_DIR

@@ -39,6 +39,7 @@ from hrnet_d2.devices import explain_missing_operator
 from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
 from hrnet_d2.inference.tta import build_tta, without_resize
+from hrnet_d2.layers.cpu_training import use_cpu_layers
 from hrnet_d2.modeling import build_model
 from hrnet_d2.modeling.arithmetic import training_config
 from hrnet_d2.solver import build_optimizer
@@ -392,6 +393,8 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model: nn.Module = build_model(cfg)
         logger.info("Model:\n%s", model, extra=FILE_ONLY)
+        if cfg.MODEL.CPU_KERNELS and cfg.MODEL.DEVICE == "cpu":
+            use_cpu_layers(model)
         if cfg.MODEL.CHANNELS_LAST:
             # Convolutions take the format from their weights, and other layers from their input.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,7 +4,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 
-__all__ = ["encode_masks"]
+__all__ = ["encode_crop", "encode_masks"]
 
 
 def encode_masks(masks: torch.Tensor) -> list[dict]:
@@ -23,11 +23,28 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
     if n == 0:
         return []
     arrays = masks.numpy().view(np.uint8) if masks.dtype == torch.bool else masks.numpy()
-    return [_encode(array, height, width) for array in arrays]
+    return [encode_crop(array, 0, 0, height, width) for array in arrays]
 
 
-def _encode(mask: np.ndarray, height: int, width: int) -> dict:
-    """One mask (H, W), uint8."""
+def encode_crop(mask: np.ndarray, y: int, x: int, height: int, width: int) -> dict:
+    """COCO's encoding of a mask of which only a part of the image is given; the rest is empty.
+
+    Args:
+        mask: (h, w) uint8 or bool.
+        y, x: where its first pixel lies in the image.
+        height, width: of the image, into which the part fits.
+
+    Returns:
+        A dict with "size" [height, width] and "counts" (str).
+
+    Raises:
+        ValueError: if the part leads out of the image.
+    """
+    if not (0 <= y <= height - mask.shape[0] and 0 <= x <= width - mask.shape[1]):
+        raise ValueError(
+            f"A mask of {mask.shape[0]} x {mask.shape[1]} pixels at {y}, {x} leads out of an image "
+            f"of {height} x {width}"
+        )
     rows = np.flatnonzero(mask.any(axis=1))
     counts = [height * width]
     if len(rows):
@@ -40,7 +57,7 @@ def _encode(mask: np.ndarray, height: int, width: int) -> dict:
         crop = np.zeros((right - left, bottom - top + 2), np.uint8)
         crop[:, 1:-1] = mask[top:bottom, left:right].T != 0
         column, row = np.nonzero(crop[:, 1:] != crop[:, :-1])
-        ends = (column + left) * height + row + top
+        ends = (column + left + x) * height + row + top + y
         if bottom - top == height:
             same = np.flatnonzero(ends[1:] == ends[:-1])
             ends = np.delete(ends, np.concatenate([same, same + 1]))

@@ -1,11 +1,13 @@
-"""A module replayed as one CUDA graph for each size of its input."""
+"""A function of tensors replayed as one CUDA graph for each size of its inputs."""
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import nn
+
+from .dense import nested, structure_of, tensors_of
 
 __all__ = ["CUDAGraphs"]
 
@@ -13,59 +15,85 @@ logger = logging.getLogger(__name__)
 
 
 class CUDAGraphs:
-    """Calls a module through CUDA graphs: a launch for all its kernels, instead of one each.
+    """Calls a function through CUDA graphs: a launch for all its kernels, instead of one each.
 
-    The first call of a size runs, warms up and captures; later ones copy the input in, replay and
+    The first call of a size runs, warms up and captures; later ones copy the inputs in, replay and
     return copies of the outputs.  A size that cannot be captured runs eagerly from then on, and so
-    does everything on another device.
+    does everything on another device.  cuDNN times its algorithms while it warms up and keeps the
+    fastest, since a size that is captured comes again.
     """
 
-    def __init__(self, module: nn.Module, max_sizes: int = 8, warmup: int = 3):
+    def __init__(self, function: Callable[..., Any], max_sizes: int = 8, warmup: int = 3):
         """
         Args:
-            module: from one tensor to a dict of tensors, without synchronizations.
+            function: from tensors to a tensor, or tuples, lists and dicts of tensors, without
+                synchronizations.
             max_sizes: graphs to keep, those used last; each holds its activations.
             warmup: eager calls before the capture.
         """
-        self.module = module
+        self.function = function
         self.max_sizes = max_sizes
         self.warmup = warmup
-        self._graphs: OrderedDict[tuple, tuple | None] = OrderedDict()
+        self._graphs: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs belong to this process's device memory.
         return {**self.__dict__, "_graphs": OrderedDict()}
 
-    def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if x.device.type != "cuda" or torch.is_grad_enabled():
-            return self.module(x)
-        key = (tuple(x.shape), x.dtype, x.device)
+    def clear(self) -> None:
+        """Forget every graph, as when the function's weights were moved."""
+        self._graphs.clear()
+
+    def applies(self, x: torch.Tensor) -> bool:
+        """Whether a call with this input may be replayed."""
+        return x.device.type == "cuda" and not torch.is_grad_enabled()
+
+    def __call__(self, *inputs: torch.Tensor, **constants: Hashable) -> Any:
+        """
+        Args:
+            inputs: of the function.
+            constants: of the function; other values are another graph.
+        """
+        if not self.applies(inputs[0]):
+            return self.function(*inputs, **constants)
+        key = (
+            *((tuple(x.shape), x.dtype, x.device) for x in inputs),
+            tuple(constants.items()),
+            torch.is_autocast_enabled(inputs[0].device.type),
+        )
         if key not in self._graphs:
-            self._graphs[key] = self._capture(x)
+            self._graphs[key] = self._capture(*inputs, **constants)
             if len(self._graphs) > self.max_sizes:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         entry = self._graphs[key]
         if entry is None:
-            return self.module(x)
-        graph, static_input, static_outputs = entry
-        static_input.copy_(x)
+            return self.function(*inputs, **constants)
+        graph, static_inputs, static_outputs, structure = entry
+        for static, x in zip(static_inputs, inputs, strict=True):
+            static.copy_(x)
         graph.replay()
-        return {name: output.clone() for name, output in static_outputs.items()}
+        return nested(structure, iter([output.clone() for output in static_outputs]))
 
-    def _capture(self, x: torch.Tensor) -> tuple | None:
+    def _capture(self, *inputs: torch.Tensor, **constants: Hashable) -> Any:
+        benchmark = torch.backends.cudnn.benchmark
         try:
-            static_input = x.clone()
-            stream = torch.cuda.Stream(x.device)
-            stream.wait_stream(torch.cuda.current_stream(x.device))
+            torch.backends.cudnn.benchmark = True
+            static_inputs = [x.clone() for x in inputs]
+            device = inputs[0].device
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(self.warmup):
-                    self.module(static_input)
-            torch.cuda.current_stream(x.device).wait_stream(stream)
+                    self.function(*static_inputs, **constants)
+            torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                static_outputs = self.module(static_input)
+                outputs = self.function(*static_inputs, **constants)
         except RuntimeError as error:
-            logger.warning("No CUDA graph for input %s, running eagerly: %s", tuple(x.shape), error)
+            shapes = [tuple(x.shape) for x in inputs]
+            logger.warning("No CUDA graph for inputs %s, running eagerly: %s", shapes, error)
             return None
-        return graph, static_input, static_outputs
+        finally:
+            torch.backends.cudnn.benchmark = benchmark
+        return graph, static_inputs, tensors_of(outputs), structure_of(outputs)

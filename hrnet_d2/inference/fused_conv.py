@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hrnet_d2.layers import winograd
 from hrnet_d2.layers.norm_folding import can_fold, scale_and_offset
+from hrnet_d2.layers.onednn import computes_bfloat16, has_onednn
 
-from . import winograd
+from .packed_weight import PackedWeight
 
 Pair: TypeAlias = tuple[int, int]
 
-__all__ = ["FusedConv2d", "can_fuse", "fuse_conv", "version_of"]
+__all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -32,23 +34,12 @@ def _fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch.
     return folded.to(weight.dtype), offset.to(weight.dtype)
 
 
-def version_of(tensor: torch.Tensor) -> int:
-    """How often a tensor's memory was written; 0 for one of inference mode, which has no count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.mkldnn, "_convolution_pointwise"
-    )
-
-
 class FusedConv2d(nn.Conv2d):
     """``relu(norm(conv(x)) + other)`` with normalization, sum and ReLU part of the convolution.
 
-    On the CPU, in float32 and without gradients, large 3x3 layers run Winograd's algorithm and the
-    rest oneDNN's kernels with the weights laid out once; elsewhere PyTorch's convolution runs.
-    The layout is made again when the weights have changed.
+    On the CPU, without gradients, large 3x3 layers run Winograd's algorithm in float32, and the
+    rest, and all in bfloat16, oneDNN's kernels with the weights laid out once; elsewhere PyTorch's
+    convolution runs.  The layout is made again when the weights have changed.
     """
 
     def __init__(
@@ -84,17 +75,13 @@ class FusedConv2d(nn.Conv2d):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.relu = relu
         self.use_winograd = use_winograd and winograd.is_profitable(conv)
-        self.use_onednn = _has_onednn() and conv.padding_mode == "zeros"
+        self.use_onednn = has_onednn() and conv.padding_mode == "zeros"
         self.use_onednn = self.use_onednn and not isinstance(conv.padding, str)
-        self._packed: torch.Tensor | None = None
-        self._packed_from: tuple[int, int] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # oneDNN's tensors can be neither copied nor saved; they are made again.
-        return {**super().__getstate__(), "_packed": None}
+        self.use_cudnn = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        self._packed: PackedWeight[Any] = PackedWeight()
 
     def _apply(self, *args: Any, **kwargs: Any) -> "FusedConv2d":
-        self._packed = None
+        self._packed.clear()
         return super()._apply(*args, **kwargs)
 
     def extra_repr(self) -> str:
@@ -109,28 +96,78 @@ class FusedConv2d(nn.Conv2d):
         Returns:
             (N, out_channels, h, w).
         """
-        plain = (
-            x.device.type != "cpu"
-            or x.dtype != torch.float32
-            or self.weight.dtype != torch.float32
-            or torch.is_grad_enabled()
-            or x.numel() == 0
-            or torch.compiler.is_compiling()
-        )
-        if not plain and (self.use_winograd or self.use_onednn):
-            weight = (self.weight.data_ptr(), version_of(self.weight))
-            if self._packed_from != weight:
-                self._packed, self._packed_from = None, weight
-            return self._winograd(x, other) if self.use_winograd else self._onednn(x, other)
+        dtype = self._dtype_of_kernel(x)
+        if dtype == torch.float32 and self.use_winograd:
+            return self._winograd(x, other)
+        if dtype is not None and self.use_onednn:
+            return self._onednn(x.to(dtype), other)
+        if self.use_cudnn and self.relu and x.device.type == "cuda" and _can_fuse_on_gpu(x):
+            try:
+                return self._cudnn(x, other)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError:  # no kernel for this type, size or GPU
+                self.use_cudnn = False
         y = self._conv_forward(x, self.weight, self.bias)
         if other is not None:
             y += other
         return y.relu_() if self.relu else y
 
+    def pad_channels(self, multiple: int) -> None:
+        """Widen weights by zeros to multiples of channels, in and out.
+
+        The tensor cores of GPUs want multiples of 8 in 16-bit types. Channels of images stay.
+        """
+        more_out = -self.out_channels % multiple
+        more_in = -self.in_channels % multiple if self.in_channels > multiple // 2 else 0
+        if self.groups != 1 or not (more_out or more_in):
+            return
+        weight = F.pad(self.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        if self.bias is not None:
+            bias = F.pad(self.bias.detach(), (0, more_out))
+            self.bias = nn.Parameter(bias, requires_grad=False)
+        self.in_channels += more_in
+        self.out_channels += more_out
+
+    def _cudnn(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """Convolution, bias, sum and ReLU in one kernel of cuDNN's."""
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            other = None if other is None else other.to(dtype)
+        padding = cast(Pair, self.padding)
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        if other is None:
+            return torch.cudnn_convolution_relu(x, weight, bias, *geometry)
+        return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, bias, *geometry)
+
+    def _dtype_of_kernel(self, x: torch.Tensor) -> torch.dtype | None:
+        """What the CPU's own kernels would compute in; None where PyTorch's layer runs."""
+        if (
+            x.device.type != "cpu"
+            or torch.is_grad_enabled()
+            or x.numel() == 0
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+        ):
+            return None
+        dtype = x.dtype
+        if torch.is_autocast_enabled("cpu"):
+            # Not Winograd's algorithm, whose transforms lose 16-bit numbers' few digits.
+            dtype = torch.get_autocast_dtype("cpu")
+        elif self.weight.dtype != dtype:
+            return None
+        known = dtype == torch.float32 or (dtype == torch.bfloat16 and computes_bfloat16())
+        return dtype if known else None
+
     def _winograd(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        if self._packed is None:
-            self._packed = winograd.transform_weight(self.weight)
-        y = winograd.winograd_conv3x3(x, self._packed, self.bias, self.relu and other is None)
+        weight = self._packed.get(
+            self.weight, "winograd", lambda: winograd.pack_weight(self.weight)
+        )
+        y = winograd.winograd_conv3x3(x, weight, self.bias, self.relu and other is None)
         if other is None:
             return y
         y = other.add_(y)
@@ -138,22 +175,26 @@ class FusedConv2d(nn.Conv2d):
 
     def _onednn(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, self.padding, self.stride, self.dilation, self.groups, list(x.shape)
-            )
         geometry = (self.padding, self.stride, self.dilation, self.groups)
+        weight = self._packed.get(
+            self.weight,
+            x.dtype,
+            lambda: torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight.to(x.dtype), *geometry, list(x.shape)
+            ),
+        )
+        bias = None if self.bias is None else self.bias.to(x.dtype)
         activation = "relu" if self.relu else "none"
         if other is None:
             return torch.ops.mkldnn._convolution_pointwise(
-                x, self._packed, self.bias, *geometry, activation, [], ""
+                x, weight, bias, *geometry, activation, [], ""
             )
         # The sum is the convolution's own accumulator: no copy, no second pass.
         return torch.ops.mkldnn._convolution_pointwise_.binary(
-            other.contiguous(memory_format=torch.channels_last),
+            other.to(x.dtype).contiguous(memory_format=torch.channels_last),
             x,
-            self._packed,
-            self.bias,
+            weight,
+            bias,
             *geometry,
             "add",
             None,
@@ -161,6 +202,15 @@ class FusedConv2d(nn.Conv2d):
             [],
             None,
         )
+
+
+def _can_fuse_on_gpu(x: torch.Tensor) -> bool:
+    if x.numel() == 0 or torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    # In 16-bit types the kernels that fuse are for channels-last maps; others get them converted.
+    return x.dtype == torch.float32 or x.is_contiguous(memory_format=torch.channels_last)
 
 
 def can_fuse(conv: nn.Module) -> bool:

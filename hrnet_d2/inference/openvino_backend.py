@@ -10,13 +10,15 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
+
+from .dense import Store, StoredHead, find_dense_head, nested, structure_of, tensors_of
 
 __all__ = ["BackendError", "OpenVINONetwork", "connect", "convert", "is_available"]
 
@@ -41,27 +43,6 @@ def is_available() -> bool:
     return True
 
 
-def _tensors(outputs: Any) -> list[torch.Tensor]:
-    """The tensors in lists and tuples of tensors, in order."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    return [tensor for part in outputs for tensor in _tensors(part)]
-
-
-def _structure(outputs: Any) -> Any:
-    """What :func:`_nested` needs to arrange tensors as ``outputs`` are."""
-    if isinstance(outputs, torch.Tensor):
-        return None
-    return tuple if isinstance(outputs, tuple) else list, [_structure(part) for part in outputs]
-
-
-def _nested(structure: Any, tensors: Iterator[torch.Tensor]) -> Any:
-    if structure is None:
-        return next(tensors)
-    kind, parts = structure
-    return kind(_nested(part, tensors) for part in parts)
-
-
 class _Dense(nn.Module):
     """From images to the maps of the backbone, channels last, and the outputs of a dense head."""
 
@@ -73,7 +54,7 @@ class _Dense(nn.Module):
         features = self.backbone(x)
         outputs = list(features.values())
         if self.head is not None:
-            outputs += _tensors(self.head([features[name] for name in self.levels]))
+            outputs += tensors_of(self.head([features[name] for name in self.levels]))
         return tuple(output.permute(0, 2, 3, 1) for output in outputs)
 
 
@@ -215,11 +196,28 @@ def smallest_side(backbone: Backbone) -> int:
 class _Backbone(Backbone):
     """Runs the compiled graph where it applies, else the PyTorch backbone."""
 
-    def __init__(self, inner: Backbone, network: OpenVINONetwork, store: _Store):
+    def __init__(
+        self,
+        inner: Backbone,
+        network: OpenVINONetwork,
+        store: Store,
+        levels: Sequence[str],
+        structure: Any,
+    ):
+        """
+        Args:
+            inner: the PyTorch backbone.
+            network: of :func:`convert`.
+            store: of the head.
+            levels: names of the maps that the head reads.
+            structure: of the head's outputs.
+        """
         super().__init__()
         self.inner = inner
         self.network = network
         self.store = store
+        self.levels = list(levels)
+        self.structure = structure
         self.smallest = smallest_side(inner)
         self._out_features = list(inner.output_shape())
 
@@ -240,50 +238,10 @@ class _Backbone(Backbone):
         outputs = self.network(x.float())
         names = self._out_features
         features = dict(zip(names, outputs, strict=False))
-        self.store.keep(outputs[: len(names)], outputs[len(names) :])
+        if self.levels:
+            head = nested(self.structure, iter(outputs[len(names) :]))
+            self.store.keep([features[level] for level in self.levels], head)
         return features
-
-
-class _Store:
-    """What the graph computed for the head, until the head of the same thread asks for it."""
-
-    def __init__(self, levels: Sequence[int], structure: Any):
-        self.levels, self.structure = levels, structure
-        self._local = threading.local()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"levels": self.levels, "structure": self.structure}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Store:
-        return memo.setdefault(id(self), _Store(self.levels, self.structure))
-
-    def keep(self, maps: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        self._local.kept = ([maps[i] for i in self.levels], outputs)
-
-    def take(self, maps: Sequence[torch.Tensor]) -> Any:
-        """The head's outputs for these very tensors, or None."""
-        kept = self._local.__dict__.pop("kept", None)
-        if kept is None or len(kept[0]) != len(maps):
-            return None
-        if any(a is not b for a, b in zip(kept[0], maps, strict=True)):
-            return None
-        return _nested(self.structure, iter(kept[1]))
-
-
-class _Head(nn.Module):
-    """A dense head whose outputs the graph has computed already."""
-
-    def __init__(self, inner: nn.Module, store: _Store):
-        super().__init__()
-        self.inner = inner
-        self.store = store
-
-    def forward(self, features: Sequence[torch.Tensor]) -> Any:
-        kept = self.store.take(features)
-        return self.inner(features) if kept is None else kept
 
 
 Connection = Callable[[nn.Module], None]
@@ -307,8 +265,7 @@ def connect(model: nn.Module, dtype: torch.dtype | None) -> Connection:
         raise BackendError(f"OpenVINO runs detectors with a backbone, not {type(model).__name__}")
     if next(model.parameters()).device.type != "cpu":
         raise BackendError("OpenVINO runs on the CPU: set MODEL.DEVICE cpu")
-    parent, name, levels = _find_head(model)
-    names = list(backbone.output_shape())
+    parent, name, levels = find_dense_head(model)
     head = None if parent is None else getattr(parent, name)
     channels = len(getattr(model, "pixel_mean", torch.zeros(3)))
     network = convert(backbone, head, levels, dtype=dtype, channels=channels)
@@ -317,24 +274,13 @@ def connect(model: nn.Module, dtype: torch.dtype | None) -> Connection:
         unit = max(smallest_side(backbone), backbone.size_divisibility)
         with torch.no_grad():
             maps = backbone(torch.zeros(1, channels, unit, unit))
-            structure = _structure(head([maps[level] for level in levels]))
+            structure = structure_of(head([maps[level] for level in levels]))
 
     def put(copy: nn.Module) -> None:
-        store = _Store([names.index(level) for level in levels], structure)
-        copy.backbone = _Backbone(copy.backbone, network, store).eval()
-        owner, attribute, _ = _find_head(copy)
+        store = Store()
+        copy.backbone = _Backbone(copy.backbone, network, store, levels, structure).eval()
+        owner, attribute, _ = find_dense_head(copy)
         if owner is not None:
-            setattr(owner, attribute, _Head(getattr(owner, attribute), store).eval())
+            setattr(owner, attribute, StoredHead(getattr(owner, attribute), store).eval())
 
     return put
-
-
-def _find_head(model: nn.Module) -> tuple[nn.Module | None, str, list[str]]:
-    """The module that holds the dense head, its attribute, and the maps that the head reads."""
-    proposals: Any = getattr(model, "proposal_generator", None)
-    if isinstance(getattr(proposals, "rpn_head", None), nn.Module):
-        return proposals, "rpn_head", list(proposals.in_features)
-    dense: Any = model
-    if isinstance(getattr(model, "head", None), nn.Module) and hasattr(model, "head_in_features"):
-        return model, "head", list(dense.head_in_features)
-    return None, "", []

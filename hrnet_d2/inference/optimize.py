@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, TypeVar, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
@@ -23,10 +23,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
-from .cuda_graphs import CUDAGraphs
-from .fused_conv import version_of
+from .choosing import faster_of
 from .fused_hrnet import FusedHRNet
-from .openvino_backend import BackendError, Connection, connect, is_available
+from .gpu_input import take_images_faster
+from .graphed import forget_graphs, pool_without_waiting, use_cuda_graphs
+from .openvino_backend import BackendError, connect, is_available
+from .optimized_backbone import OptimizedBackbone
+from .packed_weight import version_of
+from .processor import has_fast_bfloat16, has_fast_float16
 from .rewrite import rewrite_for_inference
 
 __all__ = ["is_optimized", "optimize", "optimize_by_config", "running", "to_float32"]
@@ -36,6 +40,9 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("torch", "openvino", "inductor", "auto")
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+
+# Tensor cores multiply matrices in steps of this many channels.
+TENSOR_CORE_CHANNELS = 8
 
 _Optimized = TypeVar("_Optimized", bound="_InferenceOnly")
 
@@ -68,6 +75,7 @@ class _InferenceOnly(nn.Module):
     def _apply(self: _Optimized, *args: Any, **kwargs: Any) -> _Optimized:
         self._check_unchanged()
         super()._apply(*args, **kwargs)
+        forget_graphs(self)
         self._versions = [version_of(tensor) for tensor in self._shared]
         return self
 
@@ -144,37 +152,6 @@ def to_float32(instances: Instances | None) -> None:
                 instances.set(name, Boxes(value.tensor.float()))
 
 
-class _OptimizedBackbone(Backbone):
-    """A backbone in another type, behind CUDA graphs, or with coarser sizes."""
-
-    def __init__(self, inner: Backbone, dtype: torch.dtype | None, bucket: int, graphs: bool):
-        super().__init__()
-        self.inner = inner if dtype is None else inner.to(dtype)
-        self.dtype = dtype
-        self.bucket = bucket
-        self.run = CUDAGraphs(inner) if graphs else None
-        self._out_features = inner._out_features
-
-    @property
-    def size_divisibility(self) -> int:
-        return self.bucket or self.inner.size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return self.inner.padding_constraints
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return self.inner.output_shape()
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.dtype is None:
-            return self.inner(x) if self.run is None else self.run(x)
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.dtype)
-            features = self.inner(x) if self.run is None else self.run(x)
-        return {name: feature.float() for name, feature in features.items()}
-
-
 def is_optimized(model: nn.Module) -> bool:
     """Whether a model came from :func:`optimize`."""
     return isinstance(model, _InferenceOnly)
@@ -210,8 +187,9 @@ def optimize(
     Args:
         model: any detector, with its weights loaded and on its device.
         fold: rewrite layers as above.
-        channels_last: memory format of the maps; None is yes on the CPU, and on a GPU
-            with a 16-bit ``dtype``.
+        channels_last: memory format of the maps; None is yes on the CPU, and on a GPU with a
+            16-bit ``dtype`` or where convolutions may round to TF32 (PyTorch's default): without,
+            channels-last convolutions are several times slower.
         winograd: allow Winograd's algorithm (rounding of 1e-5 of the largest value of a map,
             against 2e-6).
         dtype: ``torch.bfloat16`` or ``torch.float16`` for the backbone, and autocast for the
@@ -220,15 +198,16 @@ def optimize(
             each stage, and some more where PyTorch picks other kernels for very small or very
             large images. Needs a C++ compiler on the CPU, where the first image takes a minute
             (``tools/benchmark.py inference --variants compile`` says how long).
-        cuda_graphs: on a GPU, replay the backbone as one CUDA graph for each size of input; falls
-            back to eager where a size cannot be captured, and on the CPU.
+        cuda_graphs: on a GPU, replay the backbone with the RPN's or FCOS's head, and the box heads,
+            as one CUDA graph each for each size of input; falls back to eager where a size cannot
+            be captured, and on the CPU.
         size_bucket: pad images to multiples of this, a multiple of 32, so that fewer sizes
             occur for compilation and graphs. Changes results a little near the padded border.
             0 pads to the backbone's own 32.
         backend: what runs the backbone, the neck and the RPN's or FCOS's head. "torch";
             "openvino", on the CPU, converted in memory (some seconds) and checked against PyTorch;
-            "auto", OpenVINO on a CPU where it is installed and can run the model; or "inductor",
-            the same as ``compile``.
+            "auto", where OpenVINO is installed and can run the model, the faster of the two on this
+            machine, measured (some seconds); or "inductor", the same as ``compile``.
 
     Returns:
         The optimized copy; ``model`` itself where it is one already.
@@ -251,18 +230,36 @@ def optimize(
     compile = compile or backend == "inductor"
     if dtype == torch.float32:
         dtype = None
+    if backend == "auto":
+        if not (compile or cuda_graphs) and _is_for_openvino(model):
+            choose = functools.partial(
+                optimize,
+                model,
+                fold=fold,
+                channels_last=channels_last,
+                winograd=winograd,
+                dtype=dtype,
+                size_bucket=size_bucket,
+            )
+            return _faster(choose)
+        backend = "torch"
     _check_finite(model)
     given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     device = next(model.parameters()).device.type
     if channels_last is None:
-        channels_last = device == "cpu" or dtype is not None
+        channels_last = device == "cpu" or dtype is not None or _on_tensor_cores(device, dtype)
     model = _copy_structure(model).eval()
-    put_backend = None
-    if backend == "openvino" or (backend == "auto" and not (compile or cuda_graphs)):
-        put_backend = _connect_openvino(model, dtype, required=backend == "openvino")
+    put_backend = connect(model, dtype) if backend == "openvino" else None
     model = rewrite_for_inference(
-        model, fold=fold, channels_last=channels_last, use_winograd=winograd
+        model,
+        fold=fold,
+        channels_last=channels_last,
+        use_winograd=winograd,
+        channel_multiple=TENSOR_CORE_CHANNELS if _on_tensor_cores(device, dtype) else 1,
     )
+    if device == "cuda":
+        pool_without_waiting(model)
+        take_images_faster(model)
     if compile:
         _compile(model)
     backbone_dtype = dtype
@@ -271,9 +268,10 @@ def optimize(
         backbone_dtype = None  # the graph has it inside
     wrapped = backbone_dtype is not None or cuda_graphs or size_bucket
     if wrapped and isinstance(getattr(model, "backbone", None), Backbone):
-        model.backbone = _OptimizedBackbone(
-            model.backbone, backbone_dtype, size_bucket, cuda_graphs
-        ).eval()
+        backbone = OptimizedBackbone(model.backbone, backbone_dtype, size_bucket).eval()
+        model.backbone = backbone
+        if cuda_graphs:
+            use_cuda_graphs(model, backbone)
     for module in model.modules():
         module._register_load_state_dict_pre_hook(_refuse_state)
     model.__class__ = _optimized_class(cast(Callable[..., nn.Module], type(model)))
@@ -296,8 +294,9 @@ def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
     node = cfg.MODEL.OPTIMIZE
     if not node.ENABLED:
         return model
-    if node.DTYPE not in DTYPES:
-        raise ValueError(f"MODEL.OPTIMIZE.DTYPE must be one of {list(DTYPES)}, got {node.DTYPE!r}")
+    if node.DTYPE not in (*DTYPES, "auto"):
+        names = [*DTYPES, "auto"]
+        raise ValueError(f"MODEL.OPTIMIZE.DTYPE must be one of {names}, got {node.DTYPE!r}")
     formats = {"auto": None, "on": True, "off": False}
     if node.CHANNELS_LAST not in formats:
         raise ValueError(
@@ -308,7 +307,7 @@ def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
         model,
         channels_last=formats[node.CHANNELS_LAST],
         winograd=node.WINOGRAD,
-        dtype=DTYPES[node.DTYPE],
+        dtype=_dtype_for(node.DTYPE, next(model.parameters()).device),
         compile=node.COMPILE,
         cuda_graphs=node.CUDA_GRAPHS,
         size_bucket=node.SIZE_BUCKET,
@@ -316,18 +315,45 @@ def optimize_by_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
     )
 
 
-def _connect_openvino(
-    model: nn.Module, dtype: torch.dtype | None, required: bool
-) -> Connection | None:
-    if not required and (not is_available() or next(model.parameters()).device.type != "cpu"):
-        return None
+def _on_tensor_cores(device: str, dtype: torch.dtype | None) -> bool:
+    return device == "cuda" and (dtype is not None or torch.backends.cudnn.allow_tf32)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.info(message)
+
+
+def _dtype_for(name: str, device: torch.device) -> torch.dtype | None:
+    """The type of a value of ``MODEL.OPTIMIZE.DTYPE``; says what another would give."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else None
+    if name == "float32" and device.type == "cpu" and has_fast_bfloat16(device):
+        _say_once(
+            "This processor computes in bfloat16 as well: MODEL.OPTIMIZE.DTYPE bfloat16 takes "
+            "about 0.6 times the time, and changes the results by the type's precision"
+        )
+    if name == "float16" and not has_fast_float16(device):
+        logger.warning(
+            "This processor has no instructions for float16, which is many times slower than "
+            "float32: set MODEL.OPTIMIZE.DTYPE bfloat16 or float32"
+        )
+    return DTYPES[name]
+
+
+def _is_for_openvino(model: nn.Module) -> bool:
+    return is_available() and next(model.parameters()).device.type == "cpu"
+
+
+def _faster(choose: Callable[..., nn.Module]) -> nn.Module:
+    """The faster of PyTorch's and OpenVINO's form on this machine."""
+    models = {"torch": choose(backend="torch")}
     try:
-        return connect(model, dtype)
+        models["openvino"] = choose(backend="openvino")
     except BackendError as error:
-        if required:
-            raise
         logger.warning("PyTorch runs the network: %s", error)
-        return None
+        return models["torch"]
+    return models[faster_of(models, running)]
 
 
 def _copy_structure(model: nn.Module) -> nn.Module:

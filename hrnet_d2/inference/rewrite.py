@@ -8,18 +8,24 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 from hrnet_d2.layers.norm_folding import can_fold
+from hrnet_d2.layers.roi_align import FastROIAlign
 from hrnet_d2.modeling.backbone.hrfpn import HRFPN
 from hrnet_d2.modeling.backbone.hrnet import HRNet
 
 from .fused_conv import FusedConv2d, can_fuse, fuse_conv
 from .fused_hrnet import FusedHRFPN, FusedHRNet, can_rewrite
-from .roi_align import FastROIAlign
+from .fused_linear import FusedLinear, is_large
 
 __all__ = ["rewrite_for_inference"]
 
 
 def rewrite_for_inference(
-    module: nn.Module, *, fold: bool = True, channels_last: bool = True, use_winograd: bool = True
+    module: nn.Module,
+    *,
+    fold: bool = True,
+    channels_last: bool = True,
+    use_winograd: bool = True,
+    channel_multiple: int = 1,
 ) -> nn.Module:
     """``module`` with HRNet, HRFPN, convolutions and RoIAlign in their inference form.
 
@@ -31,6 +37,7 @@ def rewrite_for_inference(
         fold: rewrite the layers; otherwise only their memory format is set.
         channels_last: keep maps in channels-last format.
         use_winograd: allow Winograd's algorithm for large 3x3 convolutions on the CPU.
+        channel_multiple: of what the backbone's channels become a multiple, by zeros.
 
     Returns:
         The network to use instead of ``module``.
@@ -40,6 +47,8 @@ def rewrite_for_inference(
         module = _rewrite(module, replaced)
         for m in module.modules():
             _update_lists(m, replaced)
+        if channel_multiple > 1:
+            _pad_channels(module, channel_multiple)
     for m in module.modules():
         if isinstance(m, FusedConv2d):
             m.use_winograd &= use_winograd
@@ -62,7 +71,9 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
         new = FusedHRNet(module)
     elif can_fuse(module):
         new = fuse_conv(cast(nn.Conv2d, module))
-    elif isinstance(module, ROIAlign):
+    elif is_large(module):
+        new = FusedLinear(cast(nn.Linear, module))
+    elif isinstance(module, ROIAlign) and not isinstance(module, FastROIAlign):
         new = FastROIAlign(module)
     else:
         for name, child in list(module.named_children()):
@@ -76,6 +87,14 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
     new.train(module.training)
     replaced[id(module)] = new
     return new
+
+
+def _pad_channels(module: nn.Module, multiple: int) -> None:
+    if isinstance(module, (FusedHRFPN, FusedHRNet)):
+        module.pad_channels(multiple)
+        return
+    for child in module.children():
+        _pad_channels(child, multiple)
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:

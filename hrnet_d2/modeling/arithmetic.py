@@ -21,7 +21,10 @@ _META_ARCHITECTURES = {
     "FCOS": "MMDet1FCOS",
 }
 _PROPOSAL_GENERATORS = {"RPN": "MMDet1RPN", "MaxIoURPN": "MMDet1RPN"}
-_ANCHOR_GENERATORS = {"DefaultAnchorGenerator": "MMDet1AnchorGenerator"}
+_ANCHOR_GENERATORS = {
+    "DefaultAnchorGenerator": "MMDet1AnchorGenerator",
+    "RatioMajorAnchorGenerator": "MMDet1RatioMajorAnchorGenerator",
+}
 _ROI_HEADS = {
     "StandardROIHeads": "MMDet1ROIHeads",
     "MaxIoUROIHeads": "MMDet1ROIHeads",

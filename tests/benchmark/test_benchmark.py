@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from hrnet_d2.arguments.benchmark import parser
 from hrnet_d2.benchmark import inference, measuring, plotting, training
 from hrnet_d2.benchmark.evaluation import compare_evaluators
 from hrnet_d2.cli import benchmark
@@ -25,10 +26,20 @@ def _tool(name: str):
     return module
 
 
+def parse(words):
+    return parser("hrnet-d2 benchmark").parse_args(words)
+
+
+def measure(words):
+    args = parse(words)
+    args.command = " ".join(["hrnet-d2 benchmark", *words])
+    return benchmark.measure(args)
+
+
 def test_inference_figures(tmp_path):
     path = tmp_path / "out.json"
     words = f"inference --size 64 96 --repeat 2 --device cpu --json {path} --opts".split()
-    report = benchmark.measure([*words, *TINY])
+    report = measure([*words, *TINY])
     assert json.loads(path.read_text()) == json.loads(json.dumps(report))
     (row,) = report["results"]
     plain, fast = row["paths"]["plain"], row["paths"]["optimized"]
@@ -46,7 +57,7 @@ def test_growth_table_and_plot(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "GROWTH", growth)
     plot = tmp_path / "growth.png"
     words = f"growth --size 64 64 --repeat 1 --device cpu --plot {plot} --opts".split()
-    report = benchmark.measure([*words, *TINY])
+    report = measure([*words, *TINY])
     assert [row["axis"] for row in report["results"]] == [a for a in growth for _ in range(2)]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
@@ -69,7 +80,7 @@ def test_training_switches():
         "--switches",
         "plain",
     ]
-    (row,) = benchmark.measure([*words, "--opts", *SMALL_HEADS])["results"]
+    (row,) = measure([*words, "--opts", *SMALL_HEADS])["results"]
     assert row["switch"] == "plain" and row["speedup"] == 1 and row["images_per_second"] > 0
     # Weights, gradients and momentum of W18's backbone alone are 12 bytes a parameter.
     assert 12 * 10e6 < row["peak_memory_bytes"] < 4 * 2**30
@@ -79,7 +90,7 @@ def test_switches_combine_and_unknown_ones_are_named(capsys):
     plain = training.switch_options("plain")
     assert training.switch_options("plain+fused-sgd") == [*plain, "SOLVER.FUSED", "True"]
     with pytest.raises(SystemExit):
-        benchmark.parse_args(["train", "--switches", "plain+faster"])
+        parse(["train", "--switches", "plain+faster"])
     assert "'faster'" in capsys.readouterr().err
 
 
@@ -87,7 +98,7 @@ def test_curves_compare_switches_and_seeds():
     config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
     words = f"curves --config {config} --switches plain default --seeds 1 2 --iterations 2"
     tiny = ["--device", "cpu", "--opts", "SOLVER.IMS_PER_BATCH", "1", "MODEL.HRNETV2P.WIDTH", "4"]
-    *rows, last = benchmark.measure([*words.split(), *tiny])["results"]
+    *rows, last = measure([*words.split(), *tiny])["results"]
     runs = {(row["switch"], row["seed"]): row["means"] for row in rows}
     assert runs.keys() == {(name, seed) for name in ("plain", "default") for seed in (1, 2)}
     assert all(len(means) == 2 for means in runs.values())
@@ -98,7 +109,7 @@ def test_curves_compare_switches_and_seeds():
 
 
 def test_data_figures():
-    rows = benchmark.measure(["data", "--repeat", "1", "--device", "cpu"])["results"]
+    rows = measure(["data", "--repeat", "1", "--device", "cpu"])["results"]
     steps = [row["step"] for row in rows]
     assert len(steps) == 8 and steps[:2] == ["read_opencv", "resize_opencv"]
     assert all(row["median_ms"] > 0 for row in rows)
@@ -106,7 +117,7 @@ def test_data_figures():
 
 def test_fcos_postprocessing_figures():
     words = "fcos-postprocessing --size 64 96 --objects 5 20 --repeat 1 --device cpu"
-    rows = benchmark.measure(words.split())["results"]
+    rows = measure(words.split())["results"]
     assert [set(row["paths"]) for row in rows] == [{"ours", "detectron2"}] * 2
     for row in rows:
         assert all(path["found"] > 0 for path in row["paths"].values()) and row["speedup"] > 0
@@ -115,7 +126,7 @@ def test_fcos_postprocessing_figures():
 
 def test_htc_heads_figures():
     words = "htc-heads --size 64 96 --proposals 5 --repeat 1 --device cpu"
-    rows = benchmark.measure(words.split())["results"]
+    rows = measure(words.split())["results"]
     assert [row["step"] for row in rows] == ["semantic branch", "boxes", "masks", "all"]
     assert all(row["paths"]["plain"]["median_ms"] > 0 for row in rows)
 
@@ -123,7 +134,7 @@ def test_htc_heads_figures():
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU"):
-        benchmark.measure(["inference", "--device", "cuda"])
+        measure(["inference", "--device", "cuda"])
 
 
 def test_evaluators_agree_on_synthetic_results():
@@ -182,10 +193,34 @@ def test_table_of_a_report():
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX2", "torch": "2.11.0+cpu"}
     report = {"task": "inference", "results": [result], "environment": where}
     table = tool.inference_table([{"task": "analyze"}, report])
-    assert "| `b`      | 800x1200 | 4.00       | 1.60           | 2.50x" in table
+    assert "| `b`      | AVX2        | 800x1200 | 4.00       | 1.60           | 2.50x" in table
     assert "A CPU, 2 threads (AVX2), torch 2.11.0" in table
     with pytest.raises(ValueError, match="speed-table"):
         tool.insert("no markers", table)
+
+
+def test_tables_of_runtimes_and_start():
+    tool = _tool("build_speed_table")
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
+    paths = {"plain": {"median_ms": 900.0, "speedup": 1.0}}
+    paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0}
+    runs = {"task": "runtimes", "environment": where}
+    runs["results"] = [{"config": "a/b.yaml", "paths": paths}]
+    assert "| `b`      | AVX512         | 900 (1.0x) | 300 (3.0x)" in tool.runtimes_table([runs])
+    keys = ("file_bytes", "import_s", "load_s", "first_image_s", "load_bytes", "peak_memory_bytes")
+    start = {"task": "startup", "environment": where}
+    start["results"] = [{"config": "a/b.yaml", **dict.fromkeys(keys, 2**20)}]
+    assert tool.startup_table([start, runs]).count("1048576.0") == 3
+
+
+@pytest.mark.slow
+def test_startup_and_runtimes(tmp_path):
+    arguments = ["--size", "96", "128", "--repeat", "1", "--device", "cpu"]
+    (row,) = measure(["startup", *arguments])["results"]
+    assert 0 < row["load_bytes"] < row["peak_memory_bytes"]
+    (row,) = measure(["runtimes", *arguments, "--runtimes", "bf16"])["results"]
+    assert list(row["paths"]) == ["plain", "optimized", "bf16"]
+    assert row["paths"]["optimized"]["difference"]["same_classes"]
 
 
 def test_plot_of_time_and_memory(tmp_path):
@@ -194,3 +229,34 @@ def test_plot_of_time_and_memory(tmp_path):
     rows += [{"config": "c", "axis": "training batch", "value": 1, "plain": memory}]
     plotting.plot_growth(rows, str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prediction_of_a_folder(tmp_path):
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = ["predict", "--config", config, "--images", "12", "--size", "64", "96"]
+    words += ["--repeat", "1", "--device", "cpu", "--streams", "1", "2", "--formats", "jsonl,coco"]
+    report = benchmark.measure([*words, "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
+    assert [row["streams"] for row in report["results"]] == [1, 2]
+    for row in report["results"]:
+        assert row["images"] == 12 and row["images_per_second"] > 0
+        assert 0.2 < row["network_share"] <= 1.01
+        assert row["bytes_written_per_image"] > 100 and row["bytes_of_an_image"] > 500
+
+
+def test_loader_figures():
+    words = "loader --processes 0 1 --batch 2 --repeat 2 --device cpu"
+    rows = measure(words.split())["results"]
+    assert [(row["workers"], row["images"]) for row in rows] == [(0, 4), (1, 4)]
+    assert all(row["images_per_second"] > 0 for row in rows)
+
+
+def test_gpu_figures_have_tables_of_their_own():
+    tool = _tool("build_speed_table")
+    reports = tool.load()
+    names = ("Inference on a GPU", "Training on a GPU", "Loading for a GPU", "Exactness on a GPU")
+    text = tool.all_tables(reports)
+    assert all(f"## {name}\n" in text for name in names)
+    cpu, gpu = text.split(f"## {names[0]}\n")
+    assert "H100" in gpu and "H100" not in cpu and "AMD EPYC" not in gpu
+    row = next(line for line in gpu.splitlines() if "w18_20e" in line and "| bf16 " in line)
+    assert row.endswith("| 10.8              |")  # as MMDetection states

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import torch
 
@@ -20,9 +21,11 @@ CASES = {
 
 @functools.cache
 def state(family: str) -> dict[str, torch.Tensor]:
-    """MMDetection's name to a tensor of that shape, of one byte a value."""
+    """MMDetection's name to a tensor of that shape; they share their values, one byte each."""
     spec = json.loads((FOLDER / f"{CASES[family]}.json").read_text())
-    return {name: torch.zeros(shape, dtype=torch.int8) for name, shape in spec["parameters"]}
+    sizes = {name: math.prod(shape) for name, shape in spec["parameters"]}
+    shared = torch.zeros(max(sizes.values()), dtype=torch.int8)
+    return {name: shared[: sizes[name]].view(shape) for name, shape in spec["parameters"]}
 
 
 def save(path, family: str, meta: dict, **changes) -> str:

@@ -11,7 +11,8 @@ from detectron2.modeling import build_anchor_generator, build_model
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import CheckpointError, load_file
-from hrnet_d2.checkpoint_config import checkpoint_settings
+from hrnet_d2.checkpoint_config import apply_checkpoint_settings, checkpoint_settings
+from hrnet_d2.modeling.arithmetic import select_components
 from tests.checkpoint import mmdet_files, mmdet_texts
 
 LEAVES = {
@@ -453,8 +454,78 @@ def test_files_of_1x(tmp_path, family, with_config):
     assert cfg.MODEL.ARITHMETIC == "mmdet1"
     if family == "fcos":
         assert (cfg.MODEL.FCOS.TOPK_BY, cfg.MODEL.FCOS.NUM_CLASSES) == ("locations", 80)
+        if not with_config:
+            assert cfg.MODEL.PIXEL_STD == [1.0] * 3
     else:
         assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80
+
+
+def early_fcos() -> dict[str, torch.Tensor]:
+    """FCOS by its names until the summer of 2020."""
+    names = {"conv_cls": "fcos_cls", "conv_reg": "fcos_reg", "conv_centerness": "fcos_centerness"}
+    pattern = re.compile("|".join(names))
+    return {pattern.sub(lambda m: names[m[0]], k): v for k, v in mmdet_files.state("fcos").items()}
+
+
+@pytest.mark.parametrize(
+    "meta, early, std",
+    [
+        ({}, True, 1.0),
+        ({"mmdet_version": "1.0.rc0+df1b904"}, True, 1.0),
+        ({"mmdet_version": "2.5.0"}, False, 1.0),
+        ({"mmdet_version": "2.8.0"}, False, 57.375),
+        ({"mmdet_version": "2.25.3"}, False, 57.375),
+        ({"mmengine_version": "0.10.3"}, False, 57.375),
+    ],
+)
+def test_the_input_of_fcos_by_the_age_of_the_file(tmp_path, caplog, meta, early, std):
+    """All FCOS detectors of MMDetection were trained on a deviation of 1 until 2.8."""
+    state = early_fcos() if early else mmdet_files.state("fcos")
+    path = str(tmp_path / "mine.pth")
+    torch.save({"meta": meta, "state_dict": state}, path)
+    cfg = model_zoo.config_from_checkpoint(path)
+    assert cfg.MODEL.PIXEL_STD[0] == std
+    if std == 1:
+        assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717]
+        assert cfg.INPUT.FORMAT == "BGR"
+    # A config that is named holds, and a warning says what is likely.
+    cfg = model_zoo.get_config(LEAVES["fcos"])
+    cfg.MODEL.WEIGHTS = path
+    with caplog.at_level(logging.WARNING):
+        assert apply_checkpoint_settings(cfg).MODEL.PIXEL_STD[0] == 57.375
+    assert ("MODEL.PIXEL_STD [1.0, 1.0, 1.0]: set these" in caplog.text) == (std == 1)
+
+
+def test_several_scales_and_ratios_of_1x(tmp_path):
+    values = as_1x(mmdet_texts.build("faster_rcnn"))
+    head = values["model"]["rpn_head"]
+    del head["anchor_generator"]
+    strides, scales, ratios = [4, 8, 16, 32, 64], [4, 8], [0.5, 1.0, 2.0]
+    head.update(anchor_strides=strides, anchor_scales=scales, anchor_ratios=ratios)
+    path = str(tmp_path / "old.pth")
+    meta = {"mmdet_version": "1.0.rc0+df1b904", "config": mmdet_texts.render(values)}
+    state = {k.removeprefix("roi_head."): v for k, v in mmdet_files.state("faster_rcnn").items()}
+    torch.save({"meta": meta, "state_dict": state}, path)
+    cfg = select_components(model_zoo.config_from_checkpoint(path))
+    shapes = [ShapeSpec(stride=stride) for stride in strides]
+    made = build_anchor_generator(cfg, shapes).cell_anchors
+    for stride, anchors in zip(strides, made, strict=True):
+        # By first and last pixel, the ratios before the scales.
+        center = 0.5 * (stride - 1)
+        sides = [
+            (stride * (1 / ratio) ** 0.5 * scale, stride * ratio**0.5 * scale)
+            for ratio in ratios
+            for scale in scales
+        ]
+        first = torch.tensor([[center - 0.5 * (side - 1) for side in pair] for pair in sides])
+        last = torch.tensor([[center + 0.5 * (side - 1) for side in pair] for pair in sides])
+        torch.testing.assert_close(anchors, torch.cat([first.round(), last.round() + 1], 1))
+
+    head["anchor_base_sizes"] = [8, 16, 32, 64, 128]
+    meta["config"] = mmdet_texts.render(values)
+    torch.save({"meta": meta, "state_dict": state}, path)
+    with pytest.raises(CheckpointError, match="anchor_base_sizes = .*equal to the strides"):
+        model_zoo.config_from_checkpoint(path)
 
 
 def test_the_version_does_not_make_an_early_2x_file_1x(tmp_path):
@@ -492,3 +563,26 @@ def test_the_recipe_is_told(tmp_path):
         recipe = "\n".join(checkpoint_settings(path).recipe)
         for part in ("SGD, lr 0.02", "images on each GPU: 4", "[8, 11]", "epochs: 12"):
             assert part in recipe, (style, part)
+
+
+@pytest.mark.parametrize(
+    "family, name, change",
+    [
+        ("faster_rcnn", "roi_head.bbox_head.fc_cls.bias", None),
+        ("faster_rcnn", "roi_head.bbox_head.fc_cls.bias", ()),
+        ("mask_rcnn", "roi_head.bbox_head.shared_fcs.0.weight", ()),
+        ("cascade_rcnn", "rpn_head.rpn_conv.weight", (9,)),
+        ("htc", "neck.reduction_conv.conv.weight", ()),
+        ("fcos", "bbox_head.conv_cls.bias", None),
+        ("fcos", "bbox_head.conv_cls.bias", ()),
+    ],
+)
+def test_a_detector_with_a_damaged_tensor_has_no_config(tmp_path, family, name, change):
+    state = dict(mmdet_files.state(family))
+    assert name in state
+    del state[name]
+    if change is not None:
+        state[name] = torch.zeros(change)
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="a.pth .*the model: "):
+        model_zoo.config_from_checkpoint(str(tmp_path / "a.pth"))

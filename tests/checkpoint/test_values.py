@@ -12,6 +12,7 @@ import torch
 import hrnet_d2
 from hrnet_d2.checkpoint import Checkpointer, CheckpointError, convert, load_file
 from hrnet_d2.cli import main
+from hrnet_d2.config_file import ConfigError
 from tests.checkpoint import samples
 
 ESCAPE = "\x1b]0;title\x07bird\x1b[2J"
@@ -199,3 +200,28 @@ def test_arrays_of_something_other_than_numbers(source, tmp_path, value):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {**arrays, name: value}}))
     with pytest.raises(CheckpointError, match=f"x.pkl: {name} is an array of objects or texts"):
         load_file(str(tmp_path / "x.pkl"))
+
+
+def test_a_negated_view_is_named(tmp_path):
+    """PyTorch saves such a tensor with its values as they are stored, and a mark."""
+    state = {**tensors(samples.model()), "extra.weight": torch._neg_view(torch.rand(2, 2))}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="extra.weight is a negated or conjugated tensor"):
+        load_file(str(tmp_path / "x.pth"))
+
+
+ALIASES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} {{"
+    + ", ".join(f"k{j}: *{chr(97 + i)}" for j in range(9))
+    + "}\n"
+    for i in range(9)
+)
+
+
+def test_a_config_that_multiplies_itself(source, tmp_path):
+    torch.save({"model": tensors(source), "config": ALIASES}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="its config is refused: it repeats"):
+        hrnet_d2.Predictor(str(tmp_path / "x.pth"))
+    (tmp_path / "x.yaml").write_text(ALIASES)
+    with pytest.raises(ConfigError, match="x.yaml repeats or nests itself too often"):
+        hrnet_d2.model_zoo.load_config(str(tmp_path / "x.yaml"), [])

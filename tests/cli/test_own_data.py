@@ -5,22 +5,11 @@ import json
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hrnet_d2.cli import main
 from tests.data.datasets import layouts
+from tests.data.datasets.conftest import forget_datasets  # noqa: F401 (a fixture of every test)
 from tests.engine.tiny import QUICK_START, TINY
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("HRNET_D2_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
 
 WRITERS = {
     "coco": layouts.write_coco,

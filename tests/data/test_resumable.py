@@ -1,6 +1,7 @@
 """A training loader continues where a run stopped: the same images, augmented the same way."""
 
 import itertools
+import pickle
 import random
 
 import numpy as np
@@ -45,6 +46,22 @@ def test_a_resumed_loader_goes_on_with_the_next_batch(workers, grouped):
         resumed = make(workers, grouped)
         assert stream_of(resumed).resume(state, done) is None
         assert first(resumed, 24 - done) == expected[done:]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"],
+)
+def test_what_spawned_workers_get_can_be_pickled(sampler):
+    cfg = get_cfg()
+    cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.SAMPLER_TRAIN = 3, 2, sampler
+    cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5, 0.5
+    records = [{**r, "annotations": [{"category_id": r["index"] % 3}]} for r in RECORDS]
+    loader = build_resumable_loader(cfg, records, augment)
+    twin = pickle.loads(pickle.dumps(loader.dataset.dataset))  # of images, not of batches
+    assert stream_of(loader) is not None
+    ours, theirs = (itertools.islice(iter(d), 6) for d in (loader.dataset.dataset, twin))
+    assert [r["index"] for r in ours] == [r["index"] for r in theirs]
 
 
 def test_the_order_is_that_of_detectron2():

@@ -7,6 +7,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from hrnet_d2.inference.fused_conv import FusedConv2d, can_fuse, fuse_conv
+from hrnet_d2.layers.onednn import computes_bfloat16
 
 
 def _norm(kind, channels: int) -> nn.Module:
@@ -76,3 +77,20 @@ def test_new_weights_are_laid_out_again(channels, assign):
         fused.weight.mul_(2)
         fused.bias.mul_(2)
         torch.testing.assert_close(fused(x), 2 * expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not computes_bfloat16(), reason="a CPU without bfloat16 kernels")
+@pytest.mark.parametrize("channels", [16, 128], ids=["direct", "winograd in float32"])
+def test_autocast_computes_in_its_type(channels: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 64, 3, padding=1)
+    fused, x = fuse_conv(conv), torch.randn(1, channels, 20, 24)
+    with torch.no_grad():
+        exact = fused(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, expected = fused(x), conv(x)
+        assert found.dtype == torch.bfloat16
+        # Winograd's transforms in bfloat16 would be off by several times this.
+        error = (found.float() - exact).abs().max()
+        assert error < 1.5 * (expected.float() - exact).abs().max() + 1e-6
+        assert torch.equal(fused(x), exact)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
-from hrnet_d2.inference import openvino_backend
+from hrnet_d2.inference import choosing, openvino_backend
 from hrnet_d2.inference.openvino_backend import BackendError
 from hrnet_d2.inference.optimize import optimize, optimize_by_config
 from hrnet_d2.modeling import build_model
@@ -134,10 +134,17 @@ def test_a_wrong_conversion_is_refused(models, monkeypatch):
 
 
 @needs_openvino
-def test_auto_takes_it(faster):
-    model = faster[0]
-    fast = optimize(model, backend="auto")
-    assert isinstance(fast.backbone.network, openvino_backend.OpenVINONetwork)
+@pytest.mark.parametrize("slower", [1e-3, 1e3], ids=["OpenVINO is slower", "PyTorch is slower"])
+def test_auto_measures(faster, monkeypatch, slower):
+    measure = choosing.dense_seconds
+
+    def seconds(model):
+        runs_openvino = hasattr(model.backbone, "network")
+        return measure(model) * (1.0 if runs_openvino else slower)
+
+    monkeypatch.setattr(choosing, "dense_seconds", seconds)
+    fast = optimize(faster[0], backend="auto")
+    assert hasattr(fast.backbone, "network") == (slower > 1)
 
 
 def test_without_openvino(models, monkeypatch):

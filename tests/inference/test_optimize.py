@@ -19,7 +19,7 @@ from hrnet_d2.inference.cuda_graphs import CUDAGraphs
 from hrnet_d2.inference.fused_conv import FusedConv2d
 from hrnet_d2.inference.fused_hrnet import FusedHRFPN, FusedHRNet
 from hrnet_d2.inference.optimize import is_optimized, optimize, optimize_by_config
-from hrnet_d2.inference.roi_align import FastROIAlign
+from hrnet_d2.layers.roi_align import FastROIAlign
 from tests.parity import load_case
 
 CASES = {

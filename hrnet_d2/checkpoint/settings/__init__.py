@@ -6,7 +6,7 @@ that comes of it is made in ``hrnet_d2/checkpoint_config.py``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..mmdet_config import parse_config
@@ -18,6 +18,13 @@ from .tensors import Shapes, read_tensors
 
 __all__ = ["Settings", "is_1x_meta", "read_settings"]
 
+# Until this release (2020-12) all FCOS detectors of MMDetection were trained on this input.
+_FCOS_INPUT_UNTIL = (2, 8)
+_OLD_FCOS_INPUT = {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+}
 # FCOS takes the best pairs of location and class from this release of MMDetection on (2021-10).
 _PAIRS_SINCE = (2, 18)
 
@@ -29,6 +36,7 @@ def read_settings(
     meta: Mapping[str, Any],
     config: str | None = None,
     class_names: list[str] | None = None,
+    file_names: Iterable[str] = (),
 ) -> Settings:
     """Everything that a checkpoint says of its model.
 
@@ -39,6 +47,7 @@ def read_settings(
         meta: MMDetection's; empty for other files.
         config: the full config as YAML, of files of this package.
         class_names: of the file.
+        file_names: names of the tensors in the file.
     """
     settings = Settings(path, class_names=class_names)
     if config is not None:
@@ -62,6 +71,8 @@ def read_settings(
         _take_names(class_names_of_config(values, settings), settings)
     if values or layout in (Layout.MMDET, Layout.MMDET_V1):
         _read_age(meta, values, layout, settings)
+    if settings.family == "fcos" and not settings.stated_input:
+        _read_fcos_age(meta, file_names, settings)
     return settings
 
 
@@ -154,6 +165,16 @@ def _read_age(
             keys["MODEL.FCOS.TOPK_BY"] = "pairs"
         elif version is not None or values or first:
             keys["MODEL.FCOS.TOPK_BY"] = "locations"
+
+
+def _read_fcos_age(meta: Mapping[str, Any], file_names: Iterable[str], settings: Settings) -> None:
+    """The input of FCOS in files that do not state it, by their version or their names."""
+    version = _version(meta.get("mmdet_version"))
+    third = "cfg" in meta or "mmengine_version" in meta
+    # Its classifier was renamed in the summer of 2020.
+    old = any(name.startswith("bbox_head.fcos_cls.") for name in file_names)
+    if not third and (old or (version is not None and version < _FCOS_INPUT_UNTIL)):
+        settings.likely = dict(_OLD_FCOS_INPUT)
 
 
 def _version(text: Any) -> tuple[int, int] | None:

@@ -19,6 +19,8 @@ class Settings:
         family: name of the configs' folder: "faster_rcnn", ..., "fcos"; None where unknown.
         keys: Detectron2 key to value, of everything that the file states.
         stated_input: whether the file states its pixel mean, deviation and channel order.
+        likely: keys and values that files of its age have where they do not say; they hold for a
+            config that is made of the file alone.
         whole_detector: whether it holds a detector, not a backbone alone.
         class_names: of the dataset.
         config: the full config as YAML, in files of this package.
@@ -34,6 +36,7 @@ class Settings:
     family: str | None = None
     keys: dict[str, Any] = field(default_factory=dict)
     stated_input: bool = False
+    likely: dict[str, Any] = field(default_factory=dict)
     whole_detector: bool = True
     class_names: list[str] | None = None
     config: str | None = None

@@ -53,6 +53,9 @@ def _read_anchors(head: Node, settings: Settings) -> None:
     # of a scale, so that the outputs would change their places.
     if len(scales) > 1 and len(ratios) > 1 and generator("scale_major", default=True):
         settings.keys["MODEL.ANCHOR_GENERATOR.NAME"] = "RatioMajorAnchorGenerator"
+    if generator is head and _numbers(bases) and tuple(bases) != tuple(strides):
+        # 1.x centers its anchors by them.
+        generator.refuse(names[3], "base sizes equal to the strides are expected")
     bases = bases if _numbers(bases) else strides
     settings.keys["MODEL.ANCHOR_GENERATOR.SIZES"] = [[b * s for s in scales] for b in bases]
     settings.keys["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [list(ratios)]

@@ -27,13 +27,25 @@ def read_tensors(shapes: Shapes, settings: Settings) -> None:
     Args:
         shapes: our name to shape, of every tensor.
         settings: filled in place; keys that it has are replaced, since the tensors are the model.
+            Tensors that are no whole detector are noted as unsupported.
     """
+    try:
+        _read(shapes, settings)
+    except (IndexError, KeyError, TypeError, ZeroDivisionError):
+        # Too few dimensions, an empty tensor, a part of a head without the others.
+        settings.unsupported.append("the model: tensors are missing, or of shapes that none has")
+
+
+def _read(shapes: Shapes, settings: Settings) -> None:
     description = describe(shapes)
     settings.whole_detector = description.family not in (None, "backbone")
     settings.family = _FAMILIES.get(description.family or "")
     if settings.family is None:
         if settings.whole_detector:
             settings.unsupported.append(f"the model: {description}")
+        return
+    if settings.family != "fcos" and description.classes is None:
+        settings.unsupported.append(f"the model: {description} without a classifier")
         return
     keys = settings.keys
     if description.width is not None:

@@ -80,6 +80,12 @@ def _compare_with_images(
     height, width = np.fromiter(shapes, np.float64, count=2 * len(annotations)).reshape(-1, 2).T
     x, y, w, h = boxes.T
     crowd = np.fromiter((a["iscrowd"] == 1 for a in annotations), bool, count=len(annotations))
+    if len(annotations) >= 4 and ((boxes >= 0) & (boxes <= 1)).all():
+        report.errors.append(
+            "all numbers of all boxes are from 0 to 1: they seem to be fractions of the image, and "
+            "COCO's are pixels. Multiply x and width by the image's width, y and height by its "
+            "height"
+        )
     small = (w < 1) | (h < 1)
     outside = ~small & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))
     total = len(annotations)

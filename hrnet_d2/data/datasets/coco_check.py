@@ -30,6 +30,7 @@ __all__ = [
     "check_same_categories",
     "explain_unreadable",
     "inspect_coco",
+    "nothing_to_learn",
     "parse",
     "read_coco",
 ]
@@ -53,6 +54,8 @@ class CocoFile:
     """How ``data`` differs from the file."""
     without_pixels: list[dict] = field(default_factory=list)
     """Annotations whose segmentation has no pixel; only looked for with ``masks``."""
+    not_to_read: set[str] = field(default_factory=set)
+    """File names that are missing, no plain files, or lead out of the folder."""
 
     @property
     def class_names(self) -> list[str]:
@@ -123,14 +126,21 @@ def inspect_coco(
         counts = check_coco(data, report, masks=masks)
         valid = not report.errors
         named = [i for i in data["images"] if isinstance(i, dict) and _has_name(i)]
-        _check_files(named, image_root, allow_outside_files, report)
+        not_to_read = _check_files(named, image_root, allow_outside_files, report)
         if not valid:
             return None, report
         categories = sorted((c["id"], c["name"]) for c in data["categories"])
         if not report.errors:
             renumber_ids(data, report)
     found = CocoFile(
-        path, image_root, data, categories, counts, report.repairs, report.without_pixels
+        path,
+        image_root,
+        data,
+        categories,
+        counts,
+        report.repairs,
+        report.without_pixels,
+        not_to_read,
     )
     return found, report
 
@@ -225,6 +235,20 @@ def check_coco(
     return check_annotations(data, sizes, report, masks=masks, lenient=lenient)
 
 
+def nothing_to_learn(file: CocoFile) -> str:
+    """Why a file has no object to train on, as the end of a sentence; "" if it has some."""
+    total, counts = len(file.data["annotations"]), file.counts
+    if not total:
+        return "has no annotations: there is nothing to learn"
+    if counts["usable"]:
+        return ""
+    return (
+        f"has no object to learn from: of {total} annotations {counts['crowds']} are crowds "
+        f'("iscrowd": 1), and the boxes of {counts["small"]} are less than a pixel wide or high, '
+        f"of {counts['outside']} outside their image"
+    )
+
+
 def explain_unreadable(json_file: str, error: Exception) -> None:
     """Find out why an annotation file could not be loaded.
 
@@ -275,8 +299,10 @@ def check_same_categories(train: CocoFile, val: CocoFile) -> None:
     )
 
 
-def _check_files(images: list[dict], image_root: Path, allow_outside: bool, report: Report) -> None:
-    """Check that the images exist, inside their folder."""
+def _check_files(
+    images: list[dict], image_root: Path, allow_outside: bool, report: Report
+) -> set[str]:
+    """Check that the images exist, inside their folder; returns the names that do not."""
     root = os.path.realpath(image_root)
     inside: dict[str, bool] = {}  # by folder, which saves a look at every part of every path
     missing, outside = [], []
@@ -310,6 +336,7 @@ def _check_files(images: list[dict], image_root: Path, allow_outside: bool, repo
             "DATASETS.ALLOW_OUTSIDE_FILES True (in Python, allow_outside_files=True)"
         )
     _find_duplicates(images, report)
+    return {*missing, *outside}
 
 
 def _is_inside(path: str, root: str) -> bool:

@@ -150,17 +150,22 @@ def check_images(data: dict, report: Report) -> dict[int, tuple[int, int]]:
 
 
 def _check_file_names(images: list[dict], report: Report) -> None:
-    odd = [
-        i
-        for i in images
-        if "file_name" in i
-        and not (isinstance(i["file_name"], str) and i["file_name"] and "\0" not in i["file_name"])
-    ]
+    odd = [i for i in images if "file_name" in i and not _is_file_name(i["file_name"])]
     if odd:
         report.errors.append(
             f"{len(odd)} images have a file_name that is not a text: "
             f"{some(repr(i['file_name']) for i in odd)} (images {some(entry_id(i) for i in odd)})"
         )
+
+
+def _is_file_name(value: Any) -> bool:
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode()  # JSON may have halves of characters ("\ud800")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_annotations(

@@ -15,7 +15,13 @@ from hrnet_d2.data.cache import cached_json
 from hrnet_d2.data.dataset_mapper import uses_semantic_maps
 from hrnet_d2.data.masks import check_segmentations
 
-from .coco_check import CocoFile, DatasetError, check_same_categories, read_coco
+from .coco_check import (
+    CocoFile,
+    DatasetError,
+    check_same_categories,
+    nothing_to_learn,
+    read_coco,
+)
 from .formats import Given, resolve_data
 
 __all__ = [
@@ -283,15 +289,9 @@ def _check_maps(file: CocoFile, sem_seg_root: Path) -> None:
 
 def check_training_needs(cfg: CfgNode, train: CocoFile, train_sem_seg: str | Path | None) -> None:
     """What this model needs of training data, before anything is built."""
-    if not train.data["annotations"]:
-        raise DatasetError(f"{train.path} has no annotations: there is nothing to learn")
-    if cfg.INPUT.MIN_BOX_SIZE > 0 and not train.counts["usable"]:
-        raise DatasetError(
-            f"{train.path} has no object to learn from: of {len(train.data['annotations'])} "
-            f'annotations {train.counts["crowds"]} are crowds ("iscrowd": 1), and the boxes of '
-            f"{train.counts['small']} are less than a pixel wide or high, of "
-            f"{train.counts['outside']} outside their image"
-        )
+    lacking = nothing_to_learn(train)
+    if lacking and (cfg.INPUT.MIN_BOX_SIZE > 0 or not train.data["annotations"]):
+        raise DatasetError(f"{train.path} {lacking}")
     if cfg.MODEL.MASK_ON:
         _check_segmentations(train, crowds=False)
         if len(train.without_pixels) == len(train.data["annotations"]) - train.counts["crowds"]:

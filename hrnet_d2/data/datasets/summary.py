@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from hrnet_d2.data.image_header import read_header
+from hrnet_d2.data.masks import check_segmentations
 
-from .coco_check import CocoFile, check_same_categories, inspect_coco
+from .coco_check import CocoFile, check_same_categories, inspect_coco, nothing_to_learn
 from .conversion import Split
 from .report import DatasetError, some
 
@@ -89,6 +90,7 @@ def inspect(
         if file is not None:
             files[name] = file
             found.contents[name] = _count(file)
+            _check_use(name, file, found, masks)
     first = next(iter(files), None)
     for name in list(files)[1:]:
         try:
@@ -98,6 +100,22 @@ def inspect(
     if read_images:
         _check_images(files, found)
     return found
+
+
+def _check_use(name: str, file: CocoFile, found: Inspection, masks: bool) -> None:
+    """Whether a model can learn from a split, or be evaluated on it."""
+    training = name in ("train", "")
+    if training and (lacking := nothing_to_learn(file)):
+        found.add("problems", name, lacking)
+    elif len(file.data["annotations"]) == file.counts["crowds"]:
+        found.add("warnings", name, "no objects to evaluate on: every AP will be undefined")
+    if masks:
+        annotations = ((a, f"annotation id {a['id']}") for a in file.data["annotations"])
+        try:
+            # Evaluation reads crowds, training leaves them out.
+            check_segmentations(annotations, str(file.path), crowds=not training)
+        except ValueError as error:
+            found.add("problems", name, str(error))
 
 
 def _count(file: CocoFile) -> Contents:
@@ -131,10 +149,11 @@ def _check_images(files: dict[str, CocoFile], found: Inspection) -> None:
     holders: dict[str, list[tuple[str, str]]] = {}
     with ThreadPoolExecutor(max_workers=4) as pool:
         for name, file in files.items():
-            paths = [os.path.join(file.image_root, i["file_name"]) for i in file.data["images"]]
+            images = [i for i in file.data["images"] if i["file_name"] not in file.not_to_read]
+            paths = [os.path.join(file.image_root, i["file_name"]) for i in images]
             damaged, other, doubtful = [], [], []
             for image, (digest, size, defect, warning) in zip(
-                file.data["images"], pool.map(_look, paths), strict=True
+                images, pool.map(_look, paths), strict=True
             ):
                 given = (image["width"], image["height"])
                 if digest:

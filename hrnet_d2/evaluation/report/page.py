@@ -1,14 +1,11 @@
 """The page: one HTML file with its style, its script and its data inside."""
 
-import base64
-import hashlib
-import html
-import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
+
+from hrnet_d2 import pages
 
 from .analysis import Analysis
 from .curves import BINS
@@ -18,7 +15,7 @@ from .metrics import HEADLINE
 
 __all__ = ["build_page"]
 
-# In the order in which they are joined.
+# In the order in which they are joined, after those of all pages.
 SCRIPTS = ("core.js", "charts.js", "tables.js", "gallery.js", "main.js")
 STYLES = ("page.css",)
 
@@ -57,25 +54,15 @@ def build_page(
         "comparison": comparison,
         "gallery": gallery["images"],
     }
-    style, script = ("\n".join(map(_asset, names)) for names in (STYLES, SCRIPTS))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    page = pages.build_page(
+        __package__,
+        STYLES,
+        SCRIPTS,
+        texts={"TITLE": title},
+        data={"DATA": data, "PICTURES": gallery["pictures"]},
+        sources="img-src data:",
     )
-    parts = {
-        "TITLE": html.escape(title),
-        "POLICY": policy,
-        "STYLE": style,
-        "DATA": _json(data),
-        "PICTURES": _json(gallery["pictures"]),
-        "SCRIPT": script,
-    }
-    before, *rest = _asset("page.html").split("{{")
-    pieces = [before]
-    for piece in rest:
-        name, _, after = piece.partition("}}")
-        pieces += [parts[name], after]
-    return "".join(pieces)
+    return page.html
 
 
 def _run(analysis: Analysis) -> dict[str, Any]:
@@ -117,17 +104,3 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
         else value
         for key, value in values.items()
     }
-
-
-def _json(value: Any) -> str:
-    """JSON that nothing in it can turn into markup."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _asset(name: str) -> str:
-    return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

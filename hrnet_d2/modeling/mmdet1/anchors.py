@@ -8,7 +8,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenerator
 
-__all__ = ["MMDet1AnchorGenerator"]
+from hrnet_d2.modeling.proposal_generator.anchors import RatioMajorAnchorGenerator
+
+__all__ = ["MMDet1AnchorGenerator", "MMDet1RatioMajorAnchorGenerator"]
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -38,3 +40,9 @@ class MMDet1AnchorGenerator(DefaultAnchorGenerator):
         ret: dict[str, Any] = super().from_config(cfg, input_shape)
         del ret["offset"]
         return ret
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class MMDet1RatioMajorAnchorGenerator(MMDet1AnchorGenerator, RatioMajorAnchorGenerator):
+    """:class:`MMDet1AnchorGenerator` with all sizes of a ratio before the next ratio, as 1.x had
+    several of both."""

@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 
 from hrnet_d2.modeling.meta_arch.fcos.fcos import FCOS
 from hrnet_d2.modeling.meta_arch.fcos.head import Predictions
+from hrnet_d2.modeling.meta_arch.fcos.inference import Candidates
 
 from .boxes import clip, scale_of, to_network, to_original
 from .meta_arch import OriginalImages, refuse_training
@@ -82,7 +83,10 @@ class MMDet1FCOS(FCOS):
         return self.original_images.postprocess(results, batched_inputs)
 
     def forward_inference(
-        self, images: ImageList, features: list[torch.Tensor], predictions: Predictions
+        self,
+        images: ImageList,
+        features: list[torch.Tensor],
+        predictions: Predictions | Candidates,
     ) -> list[Instances]:
         """Detections of each image, in pixels of the network's input."""
         results = super().forward_inference(images, features, predictions)

@@ -10,7 +10,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, ROIHeads
 from detectron2.structures import Boxes, Instances
 
 from hrnet_d2.modeling.roi_heads.cascade_rcnn import MaxIoUCascadeROIHeads
-from hrnet_d2.modeling.roi_heads.detections import Suppress, build_suppression, select_detections
+from hrnet_d2.modeling.roi_heads.detections import SuppressionRule, build_suppression
 from hrnet_d2.modeling.roi_heads.htc import HTCROIHeads
 from hrnet_d2.modeling.roi_heads.roi_heads import MaxIoUROIHeads
 
@@ -20,43 +20,17 @@ from .pooling import MMDet1ROIPooler
 __all__ = ["MMDet1CascadeROIHeads", "MMDet1HTCROIHeads", "MMDet1ROIHeads", "OriginalImageRule"]
 
 
-class OriginalImageRule:
-    """Detections whose NMS runs on boxes of the original image, with 1.x's IoU there."""
+class OriginalImageRule(SuppressionRule):
+    """Detections whose NMS runs on boxes of the original image, with 1.x's IoU there.
 
-    def __init__(self, suppress: Suppress):
-        """
-        Args:
-            suppress: the kind of NMS.
-        """
-        self.suppress = suppress
+    The sizes of images are :class:`ResizedSize`.
+    """
 
-    def __call__(
-        self,
-        boxes: Sequence[torch.Tensor],
-        scores: Sequence[torch.Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-        score_thresh: float,
-        nms_thresh: float,
-        topk: int,
-    ) -> list[Instances]:
-        """As a ``DetectionRule``; sizes are :class:`ResizedSize`, boxes those of the input."""
-        results = []
-        for boxes_i, scores_i, size in zip(boxes, scores, image_sizes, strict=True):
-            clipped = clip(boxes_i.unflatten(-1, (-1, 4)), size)
-            kept, kept_scores, classes = select_detections(
-                to_original(clipped, scale_of(size)),
-                scores_i,
-                score_thresh,
-                nms_thresh,
-                topk,
-                self.suppress,
-            )
-            instances = Instances(size)
-            instances.pred_boxes = Boxes(to_network(kept, scale_of(size)))
-            instances.scores = kept_scores
-            instances.pred_classes = classes
-            results.append(instances)
-        return results
+    def clip(self, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return to_original(clip(boxes, size), scale_of(size))
+
+    def to_input(self, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return to_network(boxes, scale_of(size))
 
 
 class _MMDet1Heads(ROIHeads):

@@ -273,6 +273,26 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
     ) -> list[Instances]:
         """Detections of each image, without masks."""
         assert not self.training, "the losses of a cascade are computed in _losses"
+        boxes, scores = self.predict_boxes(features, proposals)
+        predictor = self.box_predictor[-1]
+        return self.detection_rule(
+            boxes,
+            scores,
+            [p.image_size for p in proposals],
+            predictor.test_score_thresh,
+            predictor.test_nms_thresh,
+            predictor.test_topk_per_image,
+        )
+
+    def predict_boxes(
+        self, features: dict[str, torch.Tensor], proposals: list[Instances]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """What the cascade makes of every proposal, at test.
+
+        Returns:
+            For each image the last stage's boxes (R, 4), in pixels of the network's input and not
+            clipped; and the fused probabilities (R, K + 1), the background last.
+        """
         sizes = [p.image_size for p in proposals]
         outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         boxes: Sequence[torch.Tensor] = ()
@@ -282,14 +302,7 @@ class MaxIoUCascadeROIHeads(MaxIoUSampling, CascadeROIHeads):
             predictions = self._run_stage(features, proposals, stage)
             boxes = predictor.predict_boxes(predictions, proposals)
             outputs.append(predictions)
-        return self.detection_rule(
-            boxes,
-            self._fuse_scores(outputs, proposals),
-            sizes,
-            predictor.test_score_thresh,
-            predictor.test_nms_thresh,
-            predictor.test_topk_per_image,
-        )
+        return boxes, self._fuse_scores(outputs, proposals)
 
     def _fuse_scores(
         self, outputs: list[tuple[torch.Tensor, torch.Tensor]], proposals: list[Instances]

@@ -19,6 +19,7 @@ from .soft_nms import soft_nms
 __all__ = [
     "DetectionRule",
     "Suppress",
+    "SuppressionRule",
     "build_detection_rule",
     "build_suppression",
     "detectron2_rule",
@@ -95,7 +96,7 @@ class SuppressionRule:
         results = []
         for boxes_i, scores_i, size in zip(boxes, scores, image_sizes, strict=True):
             kept, kept_scores, classes = select_detections(
-                clip_boxes_to_image(boxes_i.unflatten(-1, (-1, 4)), size),
+                self.clip(boxes_i.unflatten(-1, (-1, 4)), size),
                 scores_i,
                 score_thresh,
                 nms_thresh,
@@ -103,11 +104,19 @@ class SuppressionRule:
                 self.suppress,
             )
             instances = Instances(size)
-            instances.pred_boxes = Boxes(kept)
+            instances.pred_boxes = Boxes(self.to_input(kept, size))
             instances.scores = kept_scores
             instances.pred_classes = classes
             results.append(instances)
         return results
+
+    def clip(self, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """The boxes (..., 4) that NMS compares."""
+        return clip_boxes_to_image(boxes, size)
+
+    def to_input(self, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Boxes of :meth:`clip` in pixels of the input."""
+        return boxes
 
 
 def select_detections(

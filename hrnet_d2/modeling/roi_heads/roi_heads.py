@@ -1,5 +1,6 @@
 """ROI heads of Faster and Mask R-CNN with MMDetection's assignment and sampling of proposals."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -138,15 +139,31 @@ class MaxIoUROIHeads(MaxIoUSampling, StandardROIHeads):
         """As Detectron2's: losses in training, otherwise detections without masks."""
         if self.training:
             return super()._forward_box(features, proposals)
-        maps = [features[name] for name in self.box_in_features]
-        x = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        boxes, scores = self.predict_boxes(features, proposals)
         predictor = self.box_predictor
-        predictions = predictor(self.box_head(x))
         return self.detection_rule(
-            predictor.predict_boxes(predictions, proposals),
-            predictor.predict_probs(predictions, proposals),
+            boxes,
+            scores,
             [p.image_size for p in proposals],
             predictor.test_score_thresh,
             predictor.test_nms_thresh,
             predictor.test_topk_per_image,
+        )
+
+    def predict_boxes(
+        self, features: dict[str, torch.Tensor], proposals: list[Instances]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """What the box head makes of every proposal, at test.
+
+        Returns:
+            For each image boxes (R, K * 4), or (R, 4) for all K classes, in pixels of the network's
+            input and not clipped; and probabilities (R, K + 1), the background last.
+        """
+        maps = [features[name] for name in self.box_in_features]
+        x = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        predictor = self.box_predictor
+        predictions = predictor(self.box_head(x))
+        return (
+            predictor.predict_boxes(predictions, proposals),
+            predictor.predict_probs(predictions, proposals),
         )

@@ -1,5 +1,4 @@
-"use strict";
-/* The data of the page, what is chosen, and helpers. Text from the data goes into text nodes only. */
+/* The data of the page, and what is chosen. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PICTURES = JSON.parse(document.getElementById("pictures").textContent);
@@ -31,46 +30,9 @@ function onChange(names, draw) {
   draw();
 }
 
-const $ = (id) => document.getElementById(id);
 const run = () => ONE.tasks[state.task];
 const otherRun = () => (DATA.runs[1] ? DATA.runs[1].tasks[state.task] : undefined);
 const threshold = () => state.step / run().bins;
-
-function fillElement(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name === "style") Object.entries(value).forEach(([key, v]) => element.style.setProperty(key, v));
-    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : value);
-  }
-  for (const child of [children].flat(3)) {
-    if (child !== null && child !== undefined && child !== false) element.append(child);
-  }
-  return element;
-}
-
-const h = (tag, attributes, ...children) => fillElement(document.createElement(tag), attributes, children);
-const s = (tag, attributes, ...children) =>
-  fillElement(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-
-function replace(element, ...children) {
-  element.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
-}
-
-const MINUS = "\u2212";
-const dash = "\u2013";
-const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const number = (value) => (isNumber(value) ? value.toLocaleString("en-US").replace("-", MINUS) : dash);
-const percent = (value, digits = 1) => (isNumber(value) ? (100 * value).toFixed(digits).replace("-", MINUS) : dash);
-const score = (value) => (isNumber(value) ? value.toFixed(2) : dash);
-const plural = (count, one, many = one + "s") => `${number(count)} ${count === 1 ? one : many}`;
-
-function signed(value, digits = 1) {
-  if (!isNumber(value)) return dash;
-  const text = (100 * value).toFixed(digits);
-  if (Number(text) === 0) return "\u00b10." + "0".repeat(digits);
-  return value > 0 ? "+" + text : text.replace("-", MINUS);
-}
 
 /* A change in points, with a sign and a color. */
 function change(now, before) {
@@ -126,17 +88,3 @@ function kindCounts(tasks, step) {
     return total;
   });
 }
-
-const tip = {
-  show(event, text) {
-    const box = $("tip");
-    box.textContent = text;
-    box.hidden = false;
-    const left = Math.min(event.clientX + 14, window.innerWidth - box.offsetWidth - 8);
-    box.style.left = `${Math.max(4, left)}px`;
-    box.style.top = `${Math.min(event.clientY + 14, window.innerHeight - box.offsetHeight - 8)}px`;
-  },
-  hide() {
-    $("tip").hidden = true;
-  },
-};

@@ -125,28 +125,7 @@ const GLOSSARY = {
   "Reliability": "A calibrated detector is correct in 70 % of its detections with a score of 0.7. The average distance is the expected calibration error of ten bins.",
 };
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  $("theme").textContent = theme === "dark" ? "Light" : "Dark";
-  $("theme").setAttribute("aria-label", `Switch to ${theme === "dark" ? "light" : "dark"} mode`);
-}
-
-function themes() {
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
-  let own = ADDRESS.get("theme");
-  try { own = own || localStorage.getItem("hrnet-d2-report-theme"); } catch { /* files may not have storage */ }
-  setTheme(["light", "dark"].includes(own) ? own : system.matches ? "dark" : "light");
-  system.addEventListener("change", (e) => { if (!own) setTheme(e.matches ? "dark" : "light"); });
-  $("theme").addEventListener("click", () => {
-    own = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    setTheme(own);
-    try { localStorage.setItem("hrnet-d2-report-theme", own); } catch { /* as above */ }
-  });
-}
-
 /* A page's address may choose: ?theme=dark&task=segm&view=confident&class=cat */
-const ADDRESS = new URLSearchParams(location.search);
-
 function start() {
   themes();
   const tasks = Object.keys(ONE.tasks);

@@ -20,7 +20,13 @@ from torch import nn
 from hrnet_d2.modeling.arithmetic import check_arithmetic
 
 from .head import FCOSHead, Predictions
-from .inference import TOPK_RULES, clip_to_images, detect
+from .inference import (
+    TOPK_RULES,
+    Candidates,
+    clip_to_images,
+    detect_among,
+    find_candidates,
+)
 from .losses import BOX_LOSSES, fcos_losses
 from .targets import assign_locations, level_locations, pad_objects
 
@@ -222,20 +228,33 @@ class FCOS(DenseDetector):
         self,
         images: ImageList,
         features: list[torch.Tensor],
-        predictions: Predictions,
+        predictions: Predictions | Candidates,
     ) -> list[Instances]:
-        """Detections of each image, in pixels of the network's input; see ``detect``."""
-        points = level_locations([x.shape[-2:] for x in features], self.strides, self.device)
-        return detect(
-            *predictions,
-            points,
+        """Detections of each image, in pixels of the network's input; see ``detect``.
+
+        Args:
+            images: the batch.
+            features: of each level.
+            predictions: as the head returns them, or what :meth:`find_candidates` chose of them.
+        """
+        if not isinstance(predictions, Candidates):
+            predictions = self.find_candidates(features, predictions)
+        return detect_among(
+            predictions,
             images.image_sizes,
             score_thresh=self.test_score_thresh,
-            topk=self.test_topk_candidates,
             nms_thresh=self.test_nms_thresh,
             max_detections=self.max_detections_per_image,
-            topk_by=self.test_topk_by,
             finish_boxes=self.finish_boxes,
+        )
+
+    def find_candidates(
+        self, features: Sequence[torch.Tensor], predictions: Predictions
+    ) -> Candidates:
+        """The best predictions of each level, before anything is compared or clipped."""
+        points = level_locations([x.shape[-2:] for x in features], self.strides, self.device)
+        return find_candidates(
+            *predictions, points, topk=self.test_topk_candidates, topk_by=self.test_topk_by
         )
 
     def _describe_nonfinite(self, predictions: Predictions, losses: dict[str, torch.Tensor]) -> str:

@@ -5,16 +5,40 @@ together, K candidates of an image.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
 
 from hrnet_d2.layers.nms import batched_nms_in_double
 
-__all__ = ["TOPK_RULES", "clip_to_images", "detect"]
+__all__ = [
+    "TOPK_RULES",
+    "Candidates",
+    "clip_to_images",
+    "detect",
+    "detect_among",
+    "find_candidates",
+]
 
 # Of more candidates for an image than these, the best are compared with each other first.
 FIRST_CANDIDATES = 5000
+
+
+class Candidates(NamedTuple):
+    """The candidates of every image, unordered.
+
+    Attributes:
+        boxes: (N, K, 4) XYXY in pixels of the network's input, not clipped.
+        scores: (N, K) probability x centerness.
+        probability: (N, K) of the class; minus infinity where a prediction is not finite.
+        classes: (N, K).
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    probability: torch.Tensor
+    classes: torch.Tensor
 
 
 def clip_to_images(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -65,6 +89,26 @@ def detect(
         For each image ``pred_boxes`` (XYXY in pixels of the network's input), ``scores`` and
         ``pred_classes``.
     """
+    return detect_among(
+        find_candidates(logits, distances, ctrness, points, topk=topk, topk_by=topk_by),
+        image_sizes,
+        score_thresh=score_thresh,
+        nms_thresh=nms_thresh,
+        max_detections=max_detections,
+        finish_boxes=finish_boxes,
+    )
+
+
+def find_candidates(
+    logits: Sequence[torch.Tensor],
+    distances: Sequence[torch.Tensor],
+    ctrness: Sequence[torch.Tensor],
+    points: torch.Tensor,
+    *,
+    topk: int,
+    topk_by: str = "pairs",
+) -> Candidates:
+    """The part of :func:`detect` whose sizes are those of the maps alone; arguments as there."""
     rule = TOPK_RULES[topk_by]
     picked = [rule(x, c, topk) for x, c in zip(logits, ctrness, strict=True)]
     starts = [0]
@@ -83,7 +127,24 @@ def detect(
 
     # Checked before clipping, which makes infinite boxes finite. (Infinite logits have probability
     # 0 here.)
-    valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=-1)
+    finite = centerness.isfinite() & boxes.isfinite().all(dim=-1)
+    return Candidates(boxes, scores, probability.masked_fill(~finite, -torch.inf), classes)
+
+
+def detect_among(
+    candidates: Candidates,
+    image_sizes: Sequence[tuple[int, int]],
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    max_detections: int,
+    finish_boxes: Callable[
+        [torch.Tensor, Sequence[tuple[int, int]]], torch.Tensor
+    ] = clip_to_images,
+) -> list[Instances]:
+    """The rest of :func:`detect`: threshold, clipping, non-maximum suppression."""
+    boxes, scores, probability, classes = candidates
+    valid = probability > score_thresh
     boxes = finish_boxes(boxes, image_sizes)
     valid &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hrnet_d2.inference import winograd
-from hrnet_d2.inference.winograd import is_profitable, transform_weight, winograd_conv3x3
+from hrnet_d2.layers import winograd
+from hrnet_d2.layers.winograd import is_profitable, transform_weight, winograd_conv3x3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (4, 4), (5, 9), (14, 14), (33, 20)])

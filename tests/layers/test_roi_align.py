@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.layers import ROIAlign
 
-from hrnet_d2.inference.roi_align import FastROIAlign
+from hrnet_d2.layers.roi_align import FastROIAlign
 
 ROIS = [
     [0, 3.2, 5.1, 60.7, 41.9],
@@ -54,3 +54,12 @@ def test_no_regions_and_gradients():
         assert pooler(x, torch.zeros(0, 5)).shape == (0, 4, 7, 7)
     pooler(x, torch.tensor([[0, 1.0, 1, 6, 6]])).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_sixteen_bits_are_summed_in_32():
+    torch.manual_seed(0)
+    pooler = ROIAlign(7, 0.25, 0)
+    x, rois = torch.randn(2, 6, 16, 24), torch.tensor(ROIS)
+    made = FastROIAlign(pooler)(x.bfloat16(), rois)
+    assert made.dtype == torch.bfloat16
+    assert torch.equal(made, FastROIAlign(pooler)(x.bfloat16().float(), rois).bfloat16())

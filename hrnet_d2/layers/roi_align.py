@@ -1,29 +1,78 @@
 """RoIAlign for CPUs: a weighted sum of pixels, all channels of a pixel at once."""
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ROIAlign
-from torch import nn
+from torch.autograd.function import once_differentiable
 
 __all__ = ["FastROIAlign"]
 
 
-class FastROIAlign(nn.Module):
+class _Entries(NamedTuple):
+    """A sparse matrix from pixels to bins, E = number of its entries, sorted by bin.
+
+    Attributes:
+        pixel: (E,) rows of the map's pixels, of all images.
+        weight: (E,).
+        bins: (E,) of all regions.
+        first: (bins,) of each bin's entries.
+    """
+
+    pixel: torch.Tensor
+    weight: torch.Tensor
+    bins: torch.Tensor
+    first: torch.Tensor
+
+
+def _rows(maps: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) to (N * H * W, C), no copy if the maps are channels-last."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+class _Pooling(torch.autograd.Function):
+    """Sums over pixels for each bin, and, for the gradient, over bins for each pixel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, entries: _Entries) -> torch.Tensor:
+        ctx.entries, ctx.shape = entries, x.shape
+        return F.embedding_bag(
+            entries.pixel, _rows(x), entries.first, mode="sum", per_sample_weights=entries.weight
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        entries: _Entries = ctx.entries
+        n, channels, height, width = ctx.shape
+        order = entries.pixel.argsort(stable=True)
+        counts = torch.bincount(entries.pixel, minlength=n * height * width)
+        pixels = F.embedding_bag(
+            entries.bins[order],
+            grad.contiguous(),
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=entries.weight[order],
+        )
+        return pixels.view(n, height, width, channels).permute(0, 3, 1, 2), None
+
+
+class FastROIAlign(ROIAlign):
     """``ROIAlign`` whose CPU form reads channels-last maps by whole pixels, on all threads.
 
     A bin's value is the mean of bilinear samples on a grid, so a weighted sum over a small block
     of pixels whose weights are a product of one factor for rows and one for columns.  Samples
     are at most a pixel apart, and samples share pixels: the block is half the taps of the
-    samples or less.  The sums run as ``embedding_bag``.  (torchvision's kernel runs on one thread
-    and gathers channel by channel.)  Equal to float rounding; with gradients, on another device
-    or in another type, the layer's own kernel runs.
+    samples or less.  The sums run as ``embedding_bag``, those of the gradient too, pixel by pixel.
+    (torchvision's kernels run on one thread and go channel by channel.)  Equal to float rounding;
+    on another device or in double precision the layer's own kernel runs.
     """
 
     def __init__(self, pooler: ROIAlign):
-        super().__init__()
-        self.pooler = pooler
-        size = pooler.output_size
-        self.output_size = (size, size) if isinstance(size, int) else tuple(size)
+        super().__init__(
+            pooler.output_size, pooler.spatial_scale, pooler.sampling_ratio, pooler.aligned
+        )
 
     def forward(self, x: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         """
@@ -36,18 +85,30 @@ class FastROIAlign(nn.Module):
         """
         if (
             x.device.type != "cpu"
-            or x.dtype != torch.float32
-            or torch.is_grad_enabled()
+            or x.dtype not in (torch.float32, torch.bfloat16, torch.float16)
             or len(rois) == 0
             or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
         ):
-            return self.pooler(x, rois)
-        n, channels, height, width = x.shape
-        rows, columns = self.output_size
-        offset = 0.5 if self.pooler.aligned else 0.0
-        corners = rois[:, 1:].float() * self.pooler.spatial_scale - offset
+            return super().forward(x, rois)
+        with torch.no_grad():
+            entries = self._entries(rois, x.shape[-2], x.shape[-1])
+        rows, columns = self._bins()
+        # In float32, as torchvision's kernel under autocast, and back.
+        pooled: torch.Tensor = _Pooling.apply(x.float(), entries).to(x.dtype)
+        return pooled.view(len(rois), rows, columns, x.shape[1]).permute(0, 3, 1, 2)
+
+    def _bins(self) -> tuple[int, int]:
+        size = self.output_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def _entries(self, rois: torch.Tensor, height: int, width: int) -> _Entries:
+        """What each bin sums over, for maps of this size."""
+        rows, columns = self._bins()
+        offset = 0.5 if self.aligned else 0.0
+        corners = rois[:, 1:].float() * self.spatial_scale - offset
         start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
-        if not self.pooler.aligned:
+        if not self.aligned:
             extent = extent.clamp(min=1.0)
         first_y, count_y, weight_y = self._taps(start[:, 1], extent[:, 1], rows, height)
         first_x, count_x, weight_x = self._taps(start[:, 0], extent[:, 0], columns, width)
@@ -67,9 +128,7 @@ class FastROIAlign(nn.Module):
         pixel += first_x.flatten()[region_x] + i
         weight = weight_y.flatten()[region_y * weight_y.shape[-1] + j]
         weight *= weight_x.flatten()[region_x * weight_x.shape[-1] + i]
-        table = x.permute(0, 2, 3, 1).reshape(n * height * width, channels)
-        pooled = F.embedding_bag(pixel, table, ends - counts, mode="sum", per_sample_weights=weight)
-        return pooled.view(len(rois), rows, columns, channels).permute(0, 3, 1, 2)
+        return _Entries(pixel, weight, bag, ends - counts)
 
     def _taps(
         self, start: torch.Tensor, extent: torch.Tensor, bins: int, size: int
@@ -84,8 +143,8 @@ class FastROIAlign(nn.Module):
         Returns:
             First pixel (R, bins), number of pixels (R, bins), and their weights (R, bins, most).
         """
-        if self.pooler.sampling_ratio > 0:
-            samples = torch.full_like(start, self.pooler.sampling_ratio)
+        if self.sampling_ratio > 0:
+            samples = torch.full_like(start, self.sampling_ratio)
         else:
             samples = (extent / bins).ceil().clamp(min=0)  # none in a box without area
         divisor = samples.clamp(min=1)[:, None]

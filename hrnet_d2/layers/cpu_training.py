@@ -1,0 +1,140 @@
+"""Layers that train faster on a CPU than PyTorch's own: the same gradients to float rounding."""
+
+from typing import Any, cast
+
+import torch
+from detectron2.layers import Conv2d, ROIAlign
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from .onednn import has_onednn, linear
+from .roi_align import FastROIAlign
+from .winograd import is_profitable, transform_weight, winograd_conv3x3
+
+__all__ = ["CPUConv2d", "CPULinear", "use_cpu_layers"]
+
+# Weights below this are multiplied in no time.
+SMALLEST_LINEAR = 2**18
+# Pixels below which Winograd's transform of the weight costs more than the algorithm saves.
+SMALLEST_MAPS = 4000
+
+
+def _trains_here(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether these kernels apply: float32 on the CPU, with gradients, in eager mode."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and weight.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.numel() > 0
+    )
+
+
+class _Linear(torch.autograd.Function):
+    """The three products of a linear layer by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        return (
+            linear(grad, weight.t()) if needed[0] else None,
+            linear(grad.t(), x.t()) if needed[1] else None,
+            grad.sum(0) if needed[2] else None,
+        )
+
+
+class CPULinear(nn.Linear):
+    """``nn.Linear`` whose three products run by oneDNN when it trains in float32 on the CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: (..., in_features).
+
+        Returns:
+            (..., out_features).
+        """
+        if x.dim() != 2 or not _trains_here(x, self.weight):
+            return super().forward(x)
+        made: torch.Tensor = _Linear.apply(x, self.weight, self.bias)
+        return made
+
+
+class _Conv3x3(torch.autograd.Function):
+    """3x3 convolution; the result and the gradient of the maps by Winograd's algorithm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return winograd_conv3x3(x, transform_weight(weight, torch.float32), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        grad_x = None
+        if needed[0]:
+            turned = weight.flip(2, 3).transpose(0, 1)
+            grad_x = winograd_conv3x3(grad, transform_weight(turned, torch.float32), None)
+        others = [None, None]
+        if needed[1] or needed[2]:
+            pair, one = [1, 1], [False, needed[1], needed[2]]
+            others = torch.ops.aten.convolution_backward(
+                grad, x, weight, [len(weight)], pair, pair, pair, False, [0, 0], 1, one
+            )[1:]
+        return grad_x, *others
+
+
+class CPUConv2d(Conv2d):
+    """Detectron2's ``Conv2d`` of a large 3x3 kernel, for training in float32 on the CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: (N, in_channels, H, W).
+
+        Returns:
+            (N, out_channels, H, W).
+        """
+        if x[:, 0].numel() < SMALLEST_MAPS or not _trains_here(x, self.weight):
+            return cast(torch.Tensor, super().forward(x))
+        x = _Conv3x3.apply(x, self.weight, self.bias)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def use_cpu_layers(model: nn.Module) -> nn.Module:
+    """Let a model's large layers and its RoIAlign train by the kernels of this module.
+
+    The layers keep their parameters, hooks and names.  In inference, on other devices and in other
+    types they compute as before.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        ``model``.
+    """
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, ROIAlign) and not isinstance(child, FastROIAlign):
+                setattr(module, name, FastROIAlign(child))
+        if not has_onednn():
+            continue
+        if type(module) is nn.Linear and module.weight.numel() >= SMALLEST_LINEAR:
+            module.__class__ = CPULinear
+        elif type(module) is Conv2d and is_profitable(cast(nn.Conv2d, module)):
+            module.__class__ = CPUConv2d
+    return model

@@ -1,0 +1,138 @@
+"""Answers are what Predictor returns, for every family and for exports."""
+
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.modeling import build_model
+from PIL import Image
+
+from hrnet_d2 import Predictor, export, model_zoo
+from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.config_file import ConfigError
+from hrnet_d2.evaluation.rle import encode_masks
+from hrnet_d2.serving import load_model
+from tests.engine.tiny import TINY
+from tests.serving.servers import serving
+
+FAMILIES = {
+    "faster_rcnn": "faster_rcnn_hrnetv2p_w18_1x_coco",
+    "mask_rcnn": "mask_rcnn_hrnetv2p_w18_1x_coco",
+    "cascade_rcnn": "cascade_rcnn_hrnetv2p_w18_20e_coco",
+    "cascade_mask_rcnn": "cascade_mask_rcnn_hrnetv2p_w18_20e_coco",
+    "htc": "htc_hrnetv2p_w18_20e_coco",
+    "fcos": "fcos_hrnetv2p_w18_gn-head_4x4_1x_coco",
+}
+SMALLER = [
+    "MODEL.ROI_HEADS.NUM_CLASSES", "3",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM", "8",
+    "MODEL.FCOS.NUM_CLASSES", "3",
+    "MODEL.HTC.SEMANTIC_ON", "False",
+    "MODEL.FCOS.SCORE_THRESH_TEST", "0.0",
+    "DATASETS.CLASS_NAMES", "('ant', 'bee', 'cat')",
+    "MODEL.DEVICE", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """From a family to a checkpoint of a small, untrained model."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(family):
+        path = folder / family
+        if not path.is_dir():
+            # FCOS' head normalizes 32 groups of several channels.
+            wide = ["MODEL.HRNETV2P.NECK.OUT_CHANNELS", "64"] if family == "fcos" else []
+            cfg = model_zoo.load_config(FAMILIES[family], [*TINY, *SMALLER, *wide])
+            torch.manual_seed(1)
+            Checkpointer(build_model(cfg), str(path), cfg=cfg).save("model_final")
+        return str(path / "model_final.pth")
+
+    return make
+
+
+def photograph(seed=0, height=60, width=90):
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+    return cv2.resize(noise, (width, height))
+
+
+def png(image):
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def coco_of(instances):
+    """What an evaluation writes of an image, without Detectron2's slow encoding."""
+    instances = instances.to("cpu")
+    masks = encode_masks(instances.pred_masks) if instances.has("pred_masks") else None
+    if masks is not None:
+        instances.remove("pred_masks")
+    found = instances_to_coco_json(instances, 1)
+    for annotation, mask in zip(found, masks or [], strict=False):
+        annotation["segmentation"] = mask
+    return json.loads(json.dumps(found))
+
+
+QUICK = ("mask_rcnn", "fcos")
+
+
+@pytest.mark.parametrize(
+    "family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
+def test_answers_equal_those_of_predictor(family, checkpoint):
+    """To the bit: boxes, scores, classes and run-length encodings."""
+    path = checkpoint(family)
+    predictor = Predictor(path)
+    model = load_model(path)
+    image = photograph()
+    with serving(model) as client:
+        answer = client.post(png(image)).json
+    expected = coco_of(predictor(image)["instances"])
+    assert len(expected) > 5
+    assert [{key: a[key] for key in expected[0]} for a in answer["annotations"]] == expected
+    assert ("segmentation" in expected[0]) == model.masks == predictor.cfg.MODEL.MASK_ON
+    assert [c["name"] for c in answer["categories"]] == ["ant", "bee", "cat"]
+    assert [c["id"] for c in answer["categories"]] == [0, 1, 2]
+
+
+def test_options_override_the_config_of_a_checkpoint(checkpoint):
+    model = load_model(checkpoint("fcos"), opts=["TEST.DETECTIONS_PER_IMAGE", "2"])
+    assert len(model.detect([photograph()])[0]) == 2
+    assert model.name == "fcos/model_final.pth" and not model.masks
+
+
+def test_images_are_read_upright(checkpoint):
+    """A JPEG whose Exif data turn it by 90 degrees: boxes are those of the image as it is seen."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(photograph()).save(file, "JPEG", exif=exif)
+    with serving(load_model(checkpoint("fcos"))) as client:
+        (entry,) = client.post(file.getvalue()).json["images"]
+    assert (entry["width"], entry["height"]) == (60, 90)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_an_exported_folder(checkpoint, tmp_path):
+    folder = tmp_path / "exported"
+    export.export(model_zoo.config_of(checkpoint("mask_rcnn")), folder, format="torchscript")
+    model = load_model(str(folder))
+    image = photograph()
+    with serving(model) as client:
+        answer = client.post(png(image)).json
+    expected = coco_of(export.load(folder)(image)["instances"])
+    assert [{key: a[key] for key in expected[0]} for a in answer["annotations"]] == expected
+    assert [c["name"] for c in answer["categories"]] == ["ant", "bee", "cat"]
+    assert model.masks and len(expected) > 5
+    with pytest.raises(ConfigError, match="settings are fixed"):
+        load_model(str(folder), opts=["MODEL.DEVICE", "cpu"])
+
+
+def test_a_folder_that_is_no_export(tmp_path):
+    with pytest.raises(ConfigError, match="hrnet-d2 export"):
+        load_model(str(tmp_path))
