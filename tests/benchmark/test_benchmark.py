@@ -202,11 +202,12 @@ def test_table_of_a_report():
 def test_tables_of_runtimes_and_start():
     tool = _tool("build_speed_table")
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
-    paths = {"plain": {"median_ms": 900.0, "speedup": 1.0}}
-    paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0}
+    paths = {"plain": {"median_ms": 900.0, "speedup": 1.0, "ready_s": 0.5}}
+    paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0, "ready_s": 40.0}
     runs = {"task": "runtimes", "environment": where}
     runs["results"] = [{"config": "a/b.yaml", "paths": paths}]
-    assert "| `b`      | AVX512         | 900 (1.0x) | 300 (3.0x)" in tool.runtimes_table([runs])
+    table = tool.runtimes_table([runs])
+    assert "| `b`      | onnxruntime | 300  | 3.00x               | 40.0" in table
     keys = ("file_bytes", "import_s", "load_s", "first_image_s", "load_bytes", "peak_memory_bytes")
     start = {"task": "startup", "environment": where}
     start["results"] = [{"config": "a/b.yaml", **dict.fromkeys(keys, 2**20)}]
@@ -235,7 +236,7 @@ def test_prediction_of_a_folder(tmp_path):
     config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
     words = ["predict", "--config", config, "--images", "12", "--size", "64", "96"]
     words += ["--repeat", "1", "--device", "cpu", "--streams", "1", "2", "--formats", "jsonl,coco"]
-    report = benchmark.measure([*words, "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
+    report = measure([*words, "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
     assert [row["streams"] for row in report["results"]] == [1, 2]
     for row in report["results"]:
         assert row["images"] == 12 and row["images_per_second"] > 0
