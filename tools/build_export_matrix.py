@@ -9,7 +9,8 @@ python tools/build_export_matrix.py write --check        exits with 1 if it is o
 onnxruntime and openvino and without torch; it runs the detector.py of the exported folders. The
 weights are those of the reference cases, on a photograph at two sizes that the graph was not
 recorded with. Exports in float32 are also held to the reference cases themselves, which
-MMDetection computed. ``--cases`` runs some and keeps the other results.
+MMDetection computed. ``--cases`` and ``--dtypes`` run some and keep the other results; what was
+never run is empty.
 """
 
 import argparse
@@ -78,16 +79,19 @@ FORMATS = ("onnx", "openvino", "torchscript", "pt2")
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
 
 
-def run(bare: str, names: list[str]) -> None:
+def run(bare: str, names: list[str], dtypes: list[str]) -> None:
     """Export, and write the JSON after each family."""
     rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
     for name in names:
-        rows = [row for row in rows if row["case"] != name] + run_family(name, bare)
+        rows = [
+            row for row in rows if (row["case"], row["dtype"]) not in [(name, d) for d in dtypes]
+        ]
+        rows += run_family(name, bare, dtypes)
         text = json.dumps({"command": "tools/build_export_matrix.py run", "rows": rows}, indent=1)
         RESULT.write_text(text + "\n", encoding="utf-8")
 
 
-def run_family(name: str, bare: str) -> list[dict]:
+def run_family(name: str, bare: str, dtypes: list[str]) -> list[dict]:
     from hrnet_d2 import Predictor
     from hrnet_d2.data import read_image
     from hrnet_d2.export.checking import check_images
@@ -104,6 +108,8 @@ def run_family(name: str, bare: str) -> list[dict]:
         predictor = Predictor(cfg, optimize=False)
         sources: dict = {}
         for format, dtype in COLUMNS if name in TITLES else FEW:
+            if dtype not in dtypes:
+                continue
             layers = layers_dtype(format, dtype)
             if layers not in sources:
                 sources.clear()
@@ -180,21 +186,25 @@ def table(rows: list[dict]) -> str:
     main = _table(rows, TITLES, COLUMNS, reasons)
     others = _table(rows, OTHERS, FEW, reasons)
     notes = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
-    return "\n".join([*main, "", *others, "", *notes]) + "\n" + ("\n" if notes else "")
+    parts = [main, others, notes]
+    return "".join("\n".join(part) + "\n\n" for part in parts if part)
 
 
 def _table(rows: list[dict], titles: dict, columns: list, reasons: list[str]) -> list[str]:
+    """A row for each column of the matrix, and a column for each case that was run; or []."""
     columns = sorted(columns, key=lambda column: ([*FORMATS].index(column[0]), column[1]))
+    by_cell = {(row["case"], row["format"], row["dtype"]): row for row in rows}
+    cases = [case for case in titles if any(case == key[0] for key in by_cell)]
+    if not cases:
+        return []
     lines = [
-        "| | " + " | ".join(f"{format} {SHORT[dtype]}" for format, dtype in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
+        "| | " + " | ".join(titles[case] for case in cases) + " |",
+        "| --- |" + " --- |" * len(cases),
     ]
-    for case, title in titles.items():
-        cells = []
-        for column in columns:
-            (row,) = (r for r in rows if r["case"] == case and (r["format"], r["dtype"]) == column)
-            cells.append(cell(row, reasons))
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    for format, dtype in columns:
+        found = [by_cell.get((case, format, dtype)) for case in cases]
+        cells = ["" if row is None else cell(row, reasons) for row in found]
+        lines.append(f"| {format} {SHORT[dtype]} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -226,13 +236,14 @@ def main() -> int:
     parser.add_argument("task", choices=["run", "write"])
     parser.add_argument("--bare", help="an interpreter without torch")
     parser.add_argument("--cases", nargs="+", default=[*TITLES, *OTHERS])
+    parser.add_argument("--dtypes", nargs="+", choices=SHORT, default=[*SHORT])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.task == "write":
         return write(args.check)
     if not args.bare:
         parser.error("run needs --bare PYTHON")
-    run(args.bare, args.cases)
+    run(args.bare, args.cases, args.dtypes)
     return 0
 
 

@@ -258,8 +258,8 @@ def serving_table(reports: list[dict]) -> str:
     columns = ["image", "clients", "batch", "images/s", "median, s", "p95, s", "p99, s", "max, s"]
     columns += ["requests", "failed", "MiB"]
     how = (
-        "each client asks as soon as it has its answer; clients on the same machine.\nFailed: wrong "
-        "or refused. MiB: memory after a quarter of the time and at its end."
+        "each client asks as soon as it has its answer; clients on the same machine.\nFailed: "
+        "wrong or refused. MiB: memory after a quarter of the time and at its end."
     )
     return _table(rows, columns) + _measured(reports, how)
 
