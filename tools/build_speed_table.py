@@ -57,7 +57,8 @@ def _place(report: dict) -> str:
 
 
 def _measured(reports: list[dict], how: str) -> str:
-    return f"\n\nMeasured on {'; '.join(dict.fromkeys(map(_place, reports)))}: {how}"
+    text = f"Measured on {'; '.join(dict.fromkeys(map(_place, reports)))}: {how}"
+    return "\n\n" + "\n".join(textwrap.wrap(text, 120, break_long_words=False))
 
 
 def inference_table(reports: list[dict]) -> str:
@@ -317,6 +318,9 @@ def documents(reports: list[dict]) -> dict[Path, str]:
     """The files that contain tables, and their tables."""
     on_cpu, on_gpu = _on_cpu(reports), [r for r in reports if gpu_tables.is_on_gpu(r)]
     short = f"{inference_table(on_cpu)}\n\n{training_table(on_cpu)}"
+    first = _of_task(on_cpu, "runtimes")[:1]
+    if first:
+        short += f"\n\n{runtimes_table(first)}"
     if _of_task(on_gpu, "inference"):
         short += f"\n\n{gpu_tables.short_inference_table(on_gpu)}"
     return {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
