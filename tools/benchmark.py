@@ -6,4 +6,4 @@ import sys
 from hrnet_d2.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["benchmark", *sys.argv[1:]], "benchmark.py"))
+    sys.exit(main(["benchmark", *sys.argv[1:]], "python tools/benchmark.py"))
