@@ -4,13 +4,14 @@ RUN := .venv/bin/python
 PYTEST_ARGS := -m pytest -n auto --maxprocesses 8 --dist loadfile
 PYTEST := OMP_NUM_THREADS=1 $(RUN) $(PYTEST_ARGS)
 
-.PHONY: help env test test-slow test-export lint typecheck format docs wheel-check demo clean
+.PHONY: help env test test-slow test-export test-ray lint typecheck format docs wheel-check demo clean
 
 help:
 	@echo "make demo         set up, train a detector on built-in data, evaluate it, draw its detections"
 	@echo "make test         set up, run the tests"
 	@echo "make test-slow    set up, run the tests that take minutes"
 	@echo "make test-export  set up with the extras onnx, openvino and int8, run all tests of exports"
+	@echo "make test-ray     set up .venv-ray too, run the tests of tracking and of the engine ray"
 	@echo "make lint         set up, check style and types"
 	@echo "make typecheck    set up, check types only"
 	@echo "make format       set up, rewrite the code in the project's style"
@@ -36,6 +37,10 @@ test-export: env
 		.venv-export/bin/python $(PYTEST_ARGS) --no-skips \
 		tests/export tests/inference/test_openvino_backend.py
 
+test-ray: env
+	tools/setup_ray_env.sh
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/prediction/test_ray.py tests/prediction/test_tracking.py
+
 lint: typecheck
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -57,5 +62,5 @@ demo: env
 	$(RUN) demo/quick_start.py --output output/demo
 
 clean:
-	rm -rf .venv .venv-export .venv-bare output build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-export .venv-bare .venv-ray output build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -61,7 +61,11 @@ def check_config(cfg: CfgNode, *, train: bool = True) -> None:
         if not holds:
             problems.append(f"{key} is {value!r}, it must be {rule.allowed}{_near(rule, value)}")
     for check in BETWEEN_KEYS:
-        problems += check(cfg, train)
+        try:
+            problems += check(cfg, train)
+        except (IndexError, TypeError, ValueError):
+            if not problems:  # else it is for one of them
+                raise
     if problems:
         raise ConfigError(
             problems[0]
@@ -176,6 +180,8 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 LEVELS = ("res2", "res3", "res4", "res5")
 FRACTION = _number(0, 1)
 
+_LEVEL_NAMES = _all("names of levels, such as 'p3'", lambda v: isinstance(v, str) and v != "")
+
 RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("a folder's path", lambda v: bool(v.strip()) and "\0" not in v),
     "FLOAT32_PRECISION": _one_of("", "highest", "high", "medium"),
@@ -203,6 +209,17 @@ RULES: dict[str, Rule] = {
     "MODEL.HRNETV2P.NECK.NORM": _when(_one_of(*NORMS), _is_hrnet),
     "MODEL.HRNETV2P.NECK.ACTIVATION": _when(_one_of("", "relu"), _is_hrnet),
     "MODEL.HRNETV2P.NECK.POOLING": _when(_one_of("avg", "max"), _is_hrnet),
+    "MODEL.ANCHOR_GENERATOR.OFFSET": _when(
+        Rule("a number from 0 to below 1", lambda v: 0 <= v < 1), _is_two_stage
+    ),
+    "MODEL.RPN.IN_FEATURES": _when(_LEVEL_NAMES, _is_two_stage),
+    "MODEL.RPN.CONV_DIMS": _when(
+        _all("whole numbers of at least 1, or -1 (the input's)", lambda v: v == -1 or _is_whole(v)),
+        _is_two_stage,
+    ),
+    "MODEL.RPN.IOU_THRESHOLDS": _all("numbers", math.isfinite),
+    "MODEL.RPN.LOSS_WEIGHT": _number(0),
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": _number(0),
     "MODEL.RPN.MIN_POS_IOU": _number(-1, 1),
     "MODEL.RPN.LOSS_NORMALIZER": _one_of("sampled", "batch_size"),
     "MODEL.RPN.NMS_THRESH": FRACTION,
@@ -212,6 +229,9 @@ RULES: dict[str, Rule] = {
     "MODEL.RPN.PRE_NMS_TOPK_TEST": _whole(1),
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": _whole(1),
     "MODEL.RPN.POST_NMS_TOPK_TEST": _whole(1),
+    "MODEL.ROI_HEADS.IN_FEATURES": _when(_LEVEL_NAMES, _is_two_stage),
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": _all("numbers", math.isfinite),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": _number(0),
     "MODEL.ROI_HEADS.NUM_CLASSES": _when(_whole(1), _is_two_stage),
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _whole(1),
     "MODEL.ROI_HEADS.POSITIVE_FRACTION": FRACTION,
@@ -223,6 +243,7 @@ RULES: dict[str, Rule] = {
     "MODEL.ROI_BOX_CASCADE_HEAD.SCORE_FUSION": _one_of("logits", "probabilities"),
     "MODEL.ROI_BOX_CASCADE_HEAD.FEATURE_GRADIENT_SCALE": _number(0),
     "MODEL.HTC.MASK_TEST": _one_of("avg", "last"),
+    "MODEL.FCOS.IN_FEATURES": _when(_LEVEL_NAMES, _is_fcos),
     "MODEL.FCOS.NUM_CLASSES": _when(_whole(1), _is_fcos),
     "MODEL.FCOS.NUM_CONVS": _when(_whole(0), _is_fcos),
     "MODEL.FCOS.NORM": _when(_one_of(*NORMS), _is_fcos),

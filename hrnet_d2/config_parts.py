@@ -165,11 +165,22 @@ def _cascade_problems(cfg: CfgNode) -> Iterator[str]:
 
 
 def _weight_problems(key: str, weights: Any) -> Iterator[str]:
-    if not isinstance(weights, list | tuple) or not all(map(_is_positive, weights)):
+    sound = isinstance(weights, list | tuple) and all(map(_is_positive, weights))
+    if not sound or len(weights) != 4:
         yield f"{key} is {weights!r}, it must be numbers above 0 for x, y, width and height"
 
 
 def _matching_problems(cfg: CfgNode) -> Iterator[str]:
+    rpn = cfg.MODEL.RPN
+    if (
+        cfg.MODEL.PROPOSAL_GENERATOR.NAME == "MaxIoURPN"
+        and rpn.MIN_POS_IOU < 0
+        and rpn.MATCH_VALID_ANCHORS
+    ):
+        yield (
+            f"MODEL.RPN.MIN_POS_IOU is {rpn.MIN_POS_IOU} (Detectron2's matching), which matches "
+            "all anchors: set MODEL.RPN.MATCH_VALID_ANCHORS False, or a MIN_POS_IOU of at least 0"
+        )
     for name, node in (("MODEL.RPN", cfg.MODEL.RPN), ("MODEL.ROI_HEADS", cfg.MODEL.ROI_HEADS)):
         bounds, labels = list(node.IOU_THRESHOLDS), list(node.IOU_LABELS)
         if bounds != sorted(bounds) or not all(0 < bound <= 1 for bound in bounds):

@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
     "faster_coco_eval": "faster-coco-eval",
     "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart",
+    "fsspec": "torch",
     "yaml": "yacs",
 }
 

@@ -80,8 +80,8 @@ def training_table(reports: list[dict]) -> str:
     ]
     columns = ["config", "switches", "ms/iter", "images/s", "peak, GiB", "MMDetection, GB"]
     how = (
-        "2 x 800x1333 images, medians, all alternated in one run; times vary by a third from one "
-        "iteration to another. Peaks are of PyTorch's allocator, for one model alone. MMDetection's "
+        "2 x 800x1333 images, medians, all alternated in one run; times vary by a third between "
+        "iterations. Peaks are of PyTorch's allocator, for one model alone. MMDetection's "
         "column is what its page states for the same batch."
     )
     return _table(rows, columns) + _measured(reports, how)

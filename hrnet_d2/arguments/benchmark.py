@@ -10,6 +10,8 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark loader    --processes 0 2 4 --batch 2
     hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
                                  --size 128 128 --images 1000 --repeat 3
+    hrnet-d2 benchmark tiles     --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
+                                 --weights output/demo/model_final.pth --size 4000 6000
     hrnet-d2 benchmark eval      --images 5000
     hrnet-d2 benchmark serve     --weights model_final.pth --size 96 128 --batches 1 8
     hrnet-d2 benchmark fcos-postprocessing --size 800 1344 --batch 4
@@ -55,6 +57,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     found.add_argument(
         "--streams", nargs="+", type=int, help="of the task predict (default: 1, and the default)"
     )
+    found.add_argument("--tile", type=int, default=800, help="pixels, of the task tiles")
+    found.add_argument("--overlap", type=float, default=0.2, help="of the task tiles")
     found.add_argument("--workers", type=int, default=4, help="of the task predict")
     found.add_argument(
         "--processes", nargs="+", type=int, default=[0, 2, 4], help="that read, of the task loader"

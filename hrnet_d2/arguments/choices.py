@@ -27,6 +27,7 @@ TASKS = (
     "data",
     "loader",
     "predict",
+    "tiles",
     "eval",
     "serve",
     "fcos-postprocessing",

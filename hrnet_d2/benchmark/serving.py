@@ -186,6 +186,7 @@ def _server(weights: str, batch: int, clients: int, opts: Sequence[str]) -> Iter
             yield int(found[1])
         finally:
             process.terminate()
+            process.communicate()
 
 
 def _ask(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes]:

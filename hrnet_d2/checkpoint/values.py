@@ -83,7 +83,10 @@ def examine(state: Mapping[str, Any]) -> Findings:
         value = value.detach()
         # Its norm is one fast pass. It may overflow or underflow, so it only acquits.
         norm = _norm(value)
-        if not 0 < norm <= LARGEST:
+        if norm == 0:  # finite
+            if _never_zero(name, value) and not bool(value.any()):
+                findings.zero.append(name)
+        elif not norm <= LARGEST:
             if value.dtype.itemsize == 1:  # 8-bit floating point has few operations of its own
                 value = value.float()
             if not bool(torch.isfinite(value).all()):

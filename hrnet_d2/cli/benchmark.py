@@ -20,6 +20,7 @@ from hrnet_d2.benchmark import (
     runtimes,
     serving,
     startup,
+    tiles,
     training,
 )
 from hrnet_d2.benchmark.measuring import environment
@@ -57,6 +58,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
     "data": data.run_data,
     "loader": loading.run_loading,
     "predict": prediction.run_prediction,
+    "tiles": tiles.run_tiles,
     "eval": run_eval,
     "serve": serving.run_serve,
     "fcos-postprocessing": fcos_postprocessing.run_fcos_postprocessing,

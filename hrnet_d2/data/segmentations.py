@@ -26,6 +26,7 @@ SMALL_SUM = 1e5
 CHUNK = 1 << 21  # characters of run-length encodings that are decoded at once
 
 _NUMBERS = frozenset((int, float))
+_INTEGER = frozenset((int,))
 
 
 class SegmentationError(ValueError):
@@ -93,7 +94,9 @@ def check_rle(
             raise SegmentationError(
                 "a compressed run-length encoding that does not cover its image"
             )
-    elif not isinstance(counts, list) or not all(map(_is_whole, counts)):
+    elif not isinstance(counts, list) or not (
+        _INTEGER.issuperset(map(type, counts)) or all(map(_is_whole, counts))
+    ):
         raise SegmentationError('a run-length encoding whose "counts" are not whole numbers')
     elif not counts or min(counts) < 0 or sum(counts) != pixels:
         raise SegmentationError("a run-length encoding whose counts do not cover its image")

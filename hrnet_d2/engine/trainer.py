@@ -2,55 +2,42 @@
 
 import contextlib
 import logging
-import os
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import TrainerBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import HookBase
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
-from torch import nn
-from torch.utils.data import DataLoader
 
 from hrnet_d2.checkpoint import (
     Checkpointer,
     CheckpointError,
-    UnsafeCheckpointError,
     find_last,
 )
 from hrnet_d2.checkpoint_config import apply_checkpoint_settings
 from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import (
-    build_test_loader,
-    build_train_loader,
     check_datasets,
     check_num_classes,
 )
 from hrnet_d2.data.drawing import first_batch_drawn
 from hrnet_d2.data.resumable import stream_of
 from hrnet_d2.devices import explain_missing_operator
-from hrnet_d2.evaluation import build_evaluator
 from hrnet_d2.inference.optimize import optimize_by_config
-from hrnet_d2.inference.tta import build_tta, without_resize
-from hrnet_d2.layers.cpu_training import use_cpu_layers
-from hrnet_d2.modeling import build_model
 from hrnet_d2.modeling.arithmetic import training_config
-from hrnet_d2.solver import build_optimizer
 
 from . import progress, run_folder
 from .averaging import Averaging, WeightAverage, restore_weights
-from .console import FILE_ONLY, Progress
-from .diverging import DivergedError, check_weights
+from .console import Progress
+from .diverging import DivergedError
 from .evaluating import Evaluation, StoppedEarly
 from .hooks import Interruption, Seeding
 from .memory import explain_out_of_memory
+from .parts import Parts
 from .pictures import ValidationPictures
 from .resuming import (
     all_changes,
@@ -65,6 +52,7 @@ from .resuming import (
 from .saved_runs import PeriodicCheckpointer, RunCheckpointer, link_last
 from .schedule import Epochs, resolve_schedule
 from .setup import register_datasets
+from .starting import starting_settings, warn_of_recipe
 from .step import step_trainer
 from .summary import log_summary
 from .trackers import build_trackers
@@ -75,7 +63,7 @@ __all__ = ["Trainer", "evaluate", "step_trainer"]
 logger = logging.getLogger(__name__)
 
 
-class Trainer(DefaultTrainer):
+class Trainer(Parts):
     """``DefaultTrainer``, on GPUs or CPU ranks, in fp32, fp16 or bf16."""
 
     def __init__(self, cfg: CfgNode):
@@ -94,10 +82,10 @@ class Trainer(DefaultTrainer):
         register_datasets(cfg, training=True)
         check_datasets(cfg, training=True)
         check_num_classes(cfg)
-        cfg = _starting_settings(cfg)
+        cfg = starting_settings(cfg)
         cfg = training_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        _warn_of_recipe(cfg)
+        warn_of_recipe(cfg)
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -342,84 +330,6 @@ class Trainer(DefaultTrainer):
         else:
             self.average.load_state_dict(saved, model)
 
-    @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
-        """Detectron2's, for weights that are finite.
-
-        Raises:
-            DivergedError: if a weight of the model is not finite.
-        """
-        check_weights(model, "at evaluation")
-        if comm.get_world_size() > 1:
-            if evaluators is None:
-                evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-            elif isinstance(evaluators, DatasetEvaluator):
-                evaluators = [evaluators]
-            evaluators = [DatasetEvaluators([progress.EvaluationProgress(), e]) for e in evaluators]
-        size = f"{cfg.INPUT.MIN_SIZE_TEST} x {cfg.INPUT.MAX_SIZE_TEST} pixels"
-        with explain_out_of_memory(
-            f"evaluating images of {'up to ' + size if cfg.INPUT.MIN_SIZE_TEST else 'any size'}",
-            "INPUT.MIN_SIZE_TEST (with INPUT.MAX_SIZE_TEST), TEST.DETECTIONS_PER_IMAGE, or set "
-            "MODEL.OPTIMIZE.DTYPE bfloat16",
-        ):
-            results: dict = super().test(cfg, model, evaluators)
-        return results
-
-    @classmethod
-    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict:  # noqa: N802 (Detectron2's)
-        """Evaluate with the test-time augmentation of ``TEST.AUG``.
-
-        Args:
-            cfg: a full config.
-            model: of :meth:`build_model`, optimized or not.
-
-        Returns:
-            As :meth:`test`, with "_TTA" after each key: ``{"bbox_TTA": ...}``. The detections are
-            written to ``OUTPUT_DIR/inference_TTA``.
-
-        Raises:
-            ConfigError: if there is no test-time augmentation for this model.
-        """
-        logger.info("Evaluating with test-time augmentation ...")
-        augmented = build_tta(cfg, model)
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [
-            cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST
-        ]
-        results = cls.test(without_resize(cfg), augmented, evaluators)
-        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model: nn.Module = build_model(cfg)
-        logger.info("Model:\n%s", model, extra=FILE_ONLY)
-        if cfg.MODEL.CPU_KERNELS and cfg.MODEL.DEVICE == "cpu":
-            use_cpu_layers(model)
-        if cfg.MODEL.CHANNELS_LAST:
-            # Convolutions take the format from their weights, and other layers from their input.
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-    ) -> DatasetEvaluator:
-        if output_folder is None:
-            output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return build_evaluator(cfg, dataset_name, output_folder)
-
 
 def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     """Evaluate a checkpoint on ``cfg.DATASETS.TEST``.
@@ -452,43 +362,3 @@ def evaluate(cfg: CfgNode, resume: bool = False) -> dict:
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
     return results
-
-
-def _starting_settings(cfg: CfgNode) -> CfgNode:
-    """The config with the input of the file to fine-tune.
-
-    A run that resumes does not need that file any more; one that starts fails when it loads it.
-    """
-    try:
-        return apply_checkpoint_settings(cfg, training=True)
-    except UnsafeCheckpointError:
-        raise
-    except CheckpointError as error:
-        logger.warning("The settings of MODEL.WEIGHTS are not known: %s", error)
-        return cfg
-
-
-def _warn_of_recipe(cfg: CfgNode) -> None:
-    """Log a warning if the config departs from its recipe in a way that usually spoils training."""
-    solver = cfg.SOLVER
-    batch, rate = solver.REFERENCE_BATCH_SIZE, solver.REFERENCE_LR
-    if batch and batch != solver.IMS_PER_BATCH and rate == solver.BASE_LR:
-        logger.warning(
-            "SOLVER.IMS_PER_BATCH is %d but SOLVER.BASE_LR is still the recipe's %g for %d images: "
-            "set SOLVER.BASE_LR %g (and lengthen the schedule), or let SOLVER.REFERENCE_WORLD_SIZE "
-            "scale both",
-            solver.IMS_PER_BATCH,
-            rate,
-            batch,
-            rate * solver.IMS_PER_BATCH / batch,
-        )
-    if (
-        cfg.MODEL.HRNETV2P.NORM_EVAL is True
-        and not cfg.MODEL.WEIGHTS
-        and "hrnet" in cfg.MODEL.BACKBONE.NAME
-    ):
-        logger.warning(
-            "MODEL.WEIGHTS is empty and MODEL.HRNETV2P.NORM_EVAL is True: normalization layers "
-            "would keep statistics that were never measured. To train from scratch set "
-            "MODEL.HRNETV2P.NORM_EVAL to None (auto) or False"
-        )

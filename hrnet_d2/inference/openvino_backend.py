@@ -20,7 +20,14 @@ from torch import nn
 
 from .dense import Store, StoredHead, find_dense_head, nested, structure_of, tensors_of
 
-__all__ = ["BackendError", "OpenVINONetwork", "connect", "convert", "is_available"]
+__all__ = [
+    "BackendError",
+    "OpenVINONetwork",
+    "connect",
+    "convert",
+    "is_available",
+    "is_connected",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +48,11 @@ def is_available() -> bool:
     except ImportError:
         return False
     return True
+
+
+def is_connected(model: nn.Module) -> bool:
+    """Whether OpenVINO runs the backbone of a model."""
+    return isinstance(getattr(model, "backbone", None), _Backbone)
 
 
 class _Dense(nn.Module):

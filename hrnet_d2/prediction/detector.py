@@ -44,7 +44,9 @@ class Detector:
         self.batch_size = batch_size
         self.seconds = 0.0
         model = getattr(predictor, "model", None)
-        self.on_cpu = model is None or next(model.parameters()).device.type == "cpu"
+        device = "cpu" if model is None else next(model.parameters()).device.type
+        self.on_cpu = device == "cpu"
+        self._cuda = device == "cuda"
         self._divisor = max(1, model.backbone.size_divisibility) if model is not None else 0
         if model is not None:
             predictor.batch_size = max(predictor.batch_size, batch_size or MOST_ON_CPU)
@@ -90,7 +92,7 @@ class Detector:
     def _run(self, images: list[np.ndarray]) -> list[Prediction]:
         start = time.perf_counter()
         outputs = self.predictor(images)
-        if not self.on_cpu:
+        if self._cuda:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - start
         return [from_instances(output["instances"], self.threshold) for output in outputs]

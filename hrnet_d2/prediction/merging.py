@@ -17,13 +17,14 @@ THRESHOLD = 0.5
 def merge_views(prediction: Prediction, cut: np.ndarray, merge: str = "nms") -> Prediction:
     """Remove, or merge, detections of the same class that are of the same object.
 
-    Two whole detections are of one object if their IoU is above 0.5.  One that ends at an inner
-    border of its view shows perhaps a part of an object only: it yields to one that is whole,
-    whatever their scores, if half of it lies inside.
+    Two detections are of one object if their IoU is above 0.5.  One that ends at an inner border of
+    its view shows perhaps a part of an object only: it yields to any other, whatever their scores,
+    if half of the smaller of the two lies in the larger.
 
     Args:
         prediction: the detections of all views, in the pixels of the image; N of them.
-        cut: (N,) bool, whether a detection ends at an inner border of its view.
+        cut: (N,) bool, whether a detection ends at an inner border of its view, or yields for
+            another reason.
         merge: "nms" keeps the best of each object; "nmm" gives it the box around all of them, and
             the union of their masks.
 

@@ -18,6 +18,7 @@ import torch
 
 from hrnet_d2.data.image_header import read_header
 from hrnet_d2.data.image_io import MAX_PIXELS, decode_image
+from hrnet_d2.inference.openvino_backend import is_connected
 
 from .detector import Detector
 from .gate import Gate
@@ -55,6 +56,14 @@ def default_streams(on_cpu: bool) -> int:
     Several images side by side have no barrier in each layer, where threads wait for the last.
     """
     return min(MOST_STREAMS, torch.get_num_threads()) if on_cpu else 1
+
+
+def _streams_of(detector: Detector) -> int:
+    """OpenVINO has threads of its own, which calls side by side would wait for."""
+    model = getattr(getattr(detector, "predictor", None), "model", None)
+    if model is not None and is_connected(model):
+        return 1
+    return default_streams(detector.on_cpu)
 
 
 def run_pipeline(
@@ -98,7 +107,7 @@ class _Pipeline:
         self.detector = detector
         self.stopped = stopped
         self.options = options
-        self.streams = options.streams or default_streams(detector.on_cpu)
+        self.streams = options.streams or _streams_of(detector)
         if total:
             self.streams = min(self.streams, total)  # each has more threads
         self.gate = Gate()

@@ -23,6 +23,7 @@ from .writers.parquet import import_pyarrow
 __all__ = ["Cluster", "predict_on_ray"]
 
 ROWS_AT_ONCE = 16
+ROWS_OF_A_BLOCK = 64
 ROWS_OF_A_FILE = 1000  # at least, but for the last
 
 
@@ -84,8 +85,7 @@ def predict_on_ray(
     if is_parquet(task.inputs):
         sources = list(task.inputs)
     else:
-        most = cluster.actors[1] + cluster.decoders[1]
-        write_manifest(task.inputs, f"{record}/inputs", output, files, most)
+        write_manifest(task.inputs, f"{record}/inputs", output, files)
         sources = [_url(files, f"{record}/inputs")]
     with _connected(ray, cluster):
         context = ray.data.DataContext.get_current()
@@ -120,7 +120,9 @@ def _pipeline(
         delete_checkpoint_on_success=False,
     )
     wanted = [columns.path, *([columns.data] if columns.data else [])]
-    rows = ray.data.read_parquet(sources, columns=wanted)
+    rows = ray.data.read_parquet(sources).select_columns(wanted)
+    # What an actor decodes at a time. Ray would read a million paths as one piece of work.
+    rows = rows.repartition(target_num_rows_per_block=ROWS_OF_A_BLOCK)
     weights = _weights(cfg)
     decoded = rows.map(
         Decoder,

@@ -14,8 +14,7 @@ __all__ = ["Columns", "find_columns", "is_parquet", "write_manifest"]
 
 PATHS = ("image", "path", "url", "uri", "file_name")
 BYTES = ("bytes", "content", "data")
-# Of a file of the manifest, which is what Ray gives to an actor that decodes at a time.
-FEWEST_ROWS, MOST_ROWS = 8, 2000
+ROWS_OF_A_FILE = 100_000  # of the manifest
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def find_columns(names: Sequence[str]) -> Columns:
     return Columns(path, next((name for name in BYTES if name in names), None))
 
 
-def write_manifest(inputs: Sequence[str], folder: str, output: str, files: Any, actors: int) -> int:
+def write_manifest(inputs: Sequence[str], folder: str, output: str, files: Any) -> int:
     """List inputs as Parquet files, which all machines read.
 
     Args:
@@ -63,7 +62,6 @@ def write_manifest(inputs: Sequence[str], folder: str, output: str, files: Any, 
         folder: to write to.
         output: of the run, which is no input.
         files: fsspec's file system of ``folder``.
-        actors: that will share the work.
 
     Returns:
         The number of images.
@@ -80,9 +78,7 @@ def write_manifest(inputs: Sequence[str], folder: str, output: str, files: Any, 
                 "give videos and archives to several runs with --shard"
             )
     files.makedirs(folder, exist_ok=True)
-    step = min(MOST_ROWS, max(FEWEST_ROWS, len(units) // (4 * actors)))
-    sources = [_absolute(unit.source) for unit in units]
-    for number, rows in enumerate(_chunks(sources, step)):
+    for number, rows in enumerate(_chunks([_absolute(unit.source) for unit in units])):
         table = pa.table({PATHS[0]: pa.array(rows, pa.string())})
         with files.open(f"{folder}/inputs-{number:05d}.parquet", "wb") as file:
             pa.parquet.write_table(table, file)
@@ -93,6 +89,6 @@ def _absolute(source: str) -> str:
     return source if "://" in source else os.path.abspath(source)
 
 
-def _chunks(rows: list[str], step: int) -> Iterator[list[str]]:
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step]
+def _chunks(rows: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(rows), ROWS_OF_A_FILE):
+        yield rows[start : start + ROWS_OF_A_FILE]

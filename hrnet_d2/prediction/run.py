@@ -109,8 +109,9 @@ def predict(detector: Detector, metadata: Any, task: Task, options: Options) -> 
         OSError: if an output cannot be written.
     """
     output = Path(task.output)
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file: give a folder, which may be a new one")
+    for path in (output, *output.parents):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--output {path} is a file: give a folder, which may be a new one")
     units = find_units(task) if task.units is None else task.units
     for unit in units:
         if isinstance(unit, Video):

@@ -1,5 +1,6 @@
 """Large images in tiles, so that small objects keep their pixels."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ __all__ = ["TiledDetector", "tile_starts"]
 
 # The whole image, as a view of its own, is not larger in the network than this many tiles.
 WHOLE = 4
-BORDER = 2.0  # pixels from an inner border at which a detection counts as cut
+# Pixels from an inner border at which a detection counts as cut: of the overlap, since detectors do
+# not draw a box to the border, and at least. Less than half, so that the next tile sees it whole.
+BORDER_SHARE, LEAST_BORDER = 0.4, 2.0
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -96,15 +99,28 @@ class TiledDetector(Detector):
             return self.inner([image])[0]
         parts: list[Prediction] = []
         cut: list[np.ndarray] = []
+        overlap = self._least_overlap(height, width)
+        border = max(LEAST_BORDER, BORDER_SHARE * overlap)
         for batch in self._batches(image):
             tiles = [image[y : y + h, x : x + w] for x, y, w, h in batch]
             for view, found in zip(batch, self.inner(tiles), strict=True):
-                cut.append(_is_cut(found.boxes, view, width, height))
+                cut.append(_is_cut(found.boxes, view, width, height, border))
                 parts.append(_moved(found, view, width, height))
-        whole = self._whole(image)
+        whole, zoom = self._whole(image)
         parts.append(whole)
-        cut.append(np.zeros(len(whole), bool))
+        # What tiles show whole, they show with more pixels.
+        small = (whole.boxes[:, 2:] - whole.boxes[:, :2]).max(1, initial=0) <= overlap
+        cut.append(small & (zoom < 0.9))
         return merge_views(_joined(parts, width, height), np.concatenate(cut), self.merge)
+
+    def _least_overlap(self, height: int, width: int) -> int:
+        """Pixels that neighboring tiles have in common."""
+        steps = [
+            b - a
+            for length in (height, width)
+            for a, b in itertools.pairwise(tile_starts(length, self.tile, self.overlap))
+        ]
+        return self.tile - max(steps)
 
     def _batches(self, image: np.ndarray) -> Iterator[list[tuple[int, int, int, int]]]:
         height, width = image.shape[:2]
@@ -118,33 +134,42 @@ class TiledDetector(Detector):
         for start in range(0, len(views), step):
             yield views[start : start + step]
 
-    def _whole(self, image: np.ndarray) -> Prediction:
-        """Detections of the image as a whole, made smaller first if the network would not."""
+    def _whole(self, image: np.ndarray) -> tuple[Prediction, float]:
+        """Detections of the image as a whole, made smaller first if the network would not.
+
+        Also how large the network sees it, compared with how large it sees a tile.
+        """
         height, width = image.shape[:2]
         rows, columns = self.inner.padded_size(image)
         tile = self.inner.padded_size(image[: self.tile, : self.tile])
         scale = min(1.0, (WHOLE * tile[0] * tile[1] / (rows * columns)) ** 0.5)
+        shown = min(self.tile, height) * min(self.tile, width)
+        zoom = scale * (rows * columns / (height * width) / (tile[0] * tile[1] / shown)) ** 0.5
         if scale == 1:
-            return self.inner([image])[0]
+            return self.inner([image])[0], zoom
         size = max(1, int(width * scale)), max(1, int(height * scale))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return _scaled(self.inner([small])[0], width, height)
+        return _scaled(self.inner([small])[0], width, height), zoom
 
 
 def _is_cut(
-    boxes: np.ndarray, view: tuple[int, int, int, int], width: int, height: int
+    boxes: np.ndarray,
+    view: tuple[int, int, int, int],
+    width: int,
+    height: int,
+    border: float,
 ) -> np.ndarray:
-    """Whether boxes of a tile end at a border of it that is none of the image's."""
+    """Whether boxes of a tile end near a border of it that is none of the image's."""
     x, y, w, h = view
     cut = np.zeros(len(boxes), bool)
     if x > 0:
-        cut |= boxes[:, 0] < BORDER
+        cut |= boxes[:, 0] < border
     if y > 0:
-        cut |= boxes[:, 1] < BORDER
+        cut |= boxes[:, 1] < border
     if x + w < width:
-        cut |= boxes[:, 2] > w - BORDER
+        cut |= boxes[:, 2] > w - border
     if y + h < height:
-        cut |= boxes[:, 3] > h - BORDER
+        cut |= boxes[:, 3] > h - border
     return cut
 
 

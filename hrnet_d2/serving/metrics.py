@@ -1,6 +1,7 @@
 """What a server counts, as Prometheus reads it."""
 
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -9,7 +10,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 __all__ = ["Metrics"]
 
@@ -61,7 +61,7 @@ class Metrics:
         )
         self.queue = Gauge("hrnet_d2_queue_images", "Images that wait", registry=registry)
 
-    content_type = CONTENT_TYPE_PLAIN_0_0_4
+    content_type = CONTENT_TYPE_LATEST
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -135,8 +136,8 @@ async def _of_form(request: Request, body: bytes) -> Upload:
 
     try:
         form = await _Parser(request.headers, stream(), max_files=1, max_fields=8).parse()  # type: ignore[arg-type]
-    except MultiPartException as error:
-        raise RequestError(400, f"The form cannot be read: {error.message}") from error
+    except (MultiPartException, FormParserError) as error:
+        raise RequestError(400, f"The form cannot be read: {error}") from error
     for _, value in form.multi_items():
         if isinstance(value, UploadFile):
             data = await value.read()

@@ -20,12 +20,14 @@ from hrnet_d2 import model_zoo
 from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.inference.cuda_graphs import CUDAGraphs
 from hrnet_d2.inference.dense import Store, nested, structure_of, tensors_of
+from hrnet_d2.inference.fused_hrnet import _at_once
 from hrnet_d2.inference.gpu_input import GPUInput
 from hrnet_d2.inference.graphed import GraphedBoxes
 from hrnet_d2.inference.optimize import optimize
 from hrnet_d2.inference.parallel_nms import parallel_nms, top_detections
 from hrnet_d2.inference.rewrite import rewrite_for_inference
 from hrnet_d2.inference.roi_pooler import StaticROIPooler
+from hrnet_d2.modeling.backbone.hrfpn import upsample
 from hrnet_d2.modeling.meta_arch.fcos.inference import Candidates
 from tests.inference.test_optimize import CASES, FASTER, _assert_same, _detect, _image
 from tests.parity import load_case
@@ -311,3 +313,34 @@ def test_images_that_take_the_usual_algorithm_get_it(models, captured, monkeypat
                 pairs = zip(_detect(model, inputs), _detect(fast, inputs), strict=True)
                 for plain, made in pairs:
                     _assert_same(plain.to("cpu"), made.to("cpu"))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_mixing_as_a_gpu_does_is_the_same(models, multiple):
+    backbone = copy.deepcopy(models(FASTER).backbone)
+    nn.init.normal_(backbone.reduction_conv.bias)
+    fast = rewrite_for_inference(backbone, channel_multiple=multiple)
+    with torch.no_grad():
+        features = fast.bottom_up(torch.randn(2, 3, 64, 96, device=DEVICE))
+        maps = [features[name] for name in fast.in_features]
+        expected = fast.mix[0](maps[0])
+        for i, x in enumerate(maps[1:], 1):
+            expected = expected + upsample(fast.mix[i](x), 2**i)
+        torch.testing.assert_close(fast._mix_concatenated(maps), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_calls_that_are_captured_have_streams_of_their_own():
+    if DEVICE == "cpu":
+        pytest.skip("needs a GPU")
+    seen = []
+    x = torch.ones(3, device=DEVICE)
+
+    def call(i):
+        seen.append(torch.cuda.current_stream())
+        return x * i
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = _at_once([functools.partial(call, i) for i in range(3)])
+    graph.replay()
+    assert [float(m[0]) for m in made] == [0, 1, 2] and len(set(seen)) == 3

@@ -32,11 +32,11 @@ def cluster():
 @pytest.fixture
 def small_parts(monkeypatch):
     """Work in small pieces, as many images would be in large ones."""
-    from hrnet_d2.prediction import ray_engine, ray_inputs
+    from hrnet_d2.prediction import ray_engine
 
     monkeypatch.setattr(ray_engine, "ROWS_AT_ONCE", 2)
     monkeypatch.setattr(ray_engine, "ROWS_OF_A_FILE", 4)
-    monkeypatch.setattr(ray_inputs, "FEWEST_ROWS", 4)
+    monkeypatch.setattr(ray_engine, "ROWS_OF_A_BLOCK", 4)
 
 
 def table(output):

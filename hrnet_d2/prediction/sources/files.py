@@ -1,6 +1,7 @@
 """Single images: local files and URLs."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,7 +26,10 @@ def read_file(path: str) -> bytes:
     try:
         if os.path.isdir(path):
             raise ImageReadError(f"{path} is a folder, not an image")
-        size = os.path.getsize(path)
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageReadError(f"{path} is no file but a device or a pipe")
+        size = status.st_size
         if size > MAX_BYTES:
             raise ImageReadError(f"{path} has {size // 2**20} MiB: this is no image")
         with open(path, "rb") as file:

@@ -46,7 +46,11 @@ class DrawWriter(FileWriter):
     def write(self, target: Path, prediction: Prediction, image: np.ndarray | None) -> None:
         """See :class:`FileWriter`."""
         assert image is not None
-        good, data = cv2.imencode(target.suffix, self.drawer(image, prediction))
+        drawn = self.drawer(image, prediction)
+        try:
+            good, data = cv2.imencode(target.suffix, drawn)
+        except cv2.error as error:  # such as of a size that the format does not have
+            raise OSError(f"OpenCV cannot write {target}: {error}") from error
         if not good:
             raise OSError(f"OpenCV cannot write {target}")
         with atomic_write(target) as part:

@@ -44,7 +44,7 @@ function drawItems(context, items, { width, height, scale, unit, show, chosen })
 
 /* The highest scores first; a label that would cover another one is left out. */
 function drawLabels(context, items, { scale, unit, wide }) {
-  const size = 12.5 * unit, pad = 4 * unit, high = size + 2 * pad - 2 * unit;
+  const size = (wide < 500 * unit ? 10 : 12.5) * unit, pad = 4 * unit, high = size + 2 * pad - 2 * unit;
   context.font = `600 ${size}px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif`;
   context.textBaseline = "middle";
   const taken = [];

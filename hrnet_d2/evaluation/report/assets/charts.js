@@ -124,7 +124,7 @@ function reliability(tasks) {
     svg.append(
       s("rect", { x: px(i / 10) + 2, width: width - 4, y: py(bin.precision), height: Math.max(1, py(0) - py(bin.precision)), rx: 2,
         style: { fill: "var(--accent)", "fill-opacity": bin.n < 10 ? 0.35 : 0.8 },
-        onpointermove: (event) => tip.show(event, `${plural(bin.n, "detection")}\nmean score ${score(bin.score)}\n${percent(bin.precision)} % correct`),
+        onpointermove: (event) => tip.show(event, `${plural(bin.n, "detection")}\nmean score ${score(bin.score)}\n${percent(bin.precision)}\u00a0% correct`),
         onpointerleave: tip.hide }),
     );
   });

@@ -15,7 +15,7 @@ function drawSummary() {
   const scale = Math.max(0.01, ...costs.map((c) => c.cost));
   const compared = other ? h("p", { class: "words" }, h("b", {}, ONE.name), ` against ${DATA.runs[1].name}, whose AP is ${percent(before("AP"))}.`) : null;
   const words = isNumber(best.precision)
-    ? ["At scores from ", h("b", {}, score(tasks.threshold)), ", where F1 is best, ", h("b", {}, `${percent(best.recall, 0)} %`), " of the objects are found and ", h("b", {}, `${percent(best.precision, 0)} %`), " of the detections are correct."]
+    ? ["At scores from ", h("b", {}, score(tasks.threshold)), ", where F1 is best, ", h("b", {}, `${percent(best.recall, 0)}\u00a0%`), " of the objects are found and ", h("b", {}, `${percent(best.precision, 0)}\u00a0%`), " of the detections are correct."]
     : ["There is no detection."];
   replace($("summary"), h("div", { class: "hero" },
     h("div", { class: "card" },
@@ -60,7 +60,7 @@ function drawScores() {
   const tasks = run(), other = otherRun(), points = operating(tasks), at = points[state.step];
   const what = state.cls < 0 ? "all classes" : className(state.cls);
   $("threshold-words").textContent = `At scores from ${score(threshold())}, ${what}: ${number(at.true)} correct and ${number(at.false)} false detections; ` +
-    `precision ${percent(at.precision)} %, recall ${percent(at.recall)} %, F1 ${percent(at.f1)} %.`;
+    `precision ${percent(at.precision)}\u00a0%, recall ${percent(at.recall)}\u00a0%, F1 ${percent(at.f1)}\u00a0%.`;
   const x = { ...SCORES, label: "threshold", tip: (v) => v.toFixed(2) };
   const of = (key) => points.map((p) => [p.threshold, p[key]]);
   const curve = (t, name) => {

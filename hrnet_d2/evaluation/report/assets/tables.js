@@ -83,7 +83,7 @@ function confusionTable() {
       if (row === K && column === K) return h("td");
       const n = get(row, column), share = total ? n / total : 0;
       return h("td", { class: row === column ? "diagonal" : null, style: n ? { background: `rgba(var(--shade), ${(0.08 + 0.67 * share).toFixed(3)})` } : {},
-        title: `${name(row)} detected as ${name(column)}: ${number(n)} (${percent(share)} %)` }, n ? number(n) : "\u00b7");
+        title: `${name(row)} detected as ${name(column)}: ${number(n)} (${percent(share)}\u00a0%)` }, n ? number(n) : "\u00b7");
     }));
   });
   const note = K > MATRIX ? h("p", { class: "lead" }, `The ${MATRIX} classes that are confused most, of ${number(K)}.`) : null;
