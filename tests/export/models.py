@@ -62,8 +62,13 @@ class Variant:
         widths = {old * 2**i: self.width * 2**i for i in range(4)} | {old * 15: self.width * 15}
         parameters = []
         for name, shape in case.spec["parameters"]:
-            if name.startswith(("backbone.stage", "backbone.transition", "neck.reduction")):
+            # What the layers before the first transition and after the neck's have stays.
+            if name.startswith(("backbone.stage", "backbone.transition2", "backbone.transition3")):
                 shape = [widths.get(side, side) for side in shape]
+            elif name.startswith("backbone.transition1") and shape:
+                shape = [widths.get(shape[0], shape[0]), *shape[1:]]
+            elif name.startswith("neck.reduction_conv") and len(shape) == 4:
+                shape = [shape[0], widths[shape[1]], *shape[2:]]
             if re.search(r"(fc_cls|conv_cls|mask_head.*conv_logits)\.", name):
                 classes = {80: self.num_classes, 81: self.num_classes + 1}
                 shape = [classes.get(side, side) for side in shape]
