@@ -74,7 +74,6 @@ class _Service:
         self.bodies = Budget(limits.body_bytes)
         self.pixels = Budget(2 * limits.image_pixels)
         self.requests = Budget(limits.requests)
-        self.stopping = False
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -85,7 +84,6 @@ class _Service:
         try:
             yield
         finally:
-            self.stopping = True
             running.cancel()
             self.batcher.close()
             self.decoders.shutdown(wait=False, cancel_futures=True)
@@ -126,9 +124,9 @@ class _Service:
 
     async def health(self, request: Request) -> Response:
         """``GET /health``: status 200 if requests are answered, else 503."""
-        state = "stopping" if self.stopping else "ok" if self.batcher.works else "failing"
+        works = self.batcher.works
         about = {
-            "status": state,
+            "status": "ok" if works else "failing",
             "model": self.model.name,
             "classes": len(self.model.categories),
             "masks": self.model.masks,
@@ -136,7 +134,7 @@ class _Service:
             "requests": self.requests.used,
             "queue": self.batcher.waiting,
         }
-        return JSONResponse(about, status_code=200 if state == "ok" else 503)
+        return JSONResponse(about, status_code=200 if works else 503)
 
     async def show_metrics(self, request: Request) -> Response:
         """``GET /metrics``"""
