@@ -122,7 +122,6 @@ def startup_table(reports: list[dict]) -> str:
     rows = [
         [
             _name(result["config"]),
-            result["instructions"],
             f"{result['file_bytes'] / 2**20:.0f}",
             f"{result['import_s']:.1f}",
             f"{result['load_s']:.1f}",
@@ -132,8 +131,8 @@ def startup_table(reports: list[dict]) -> str:
         ]
         for result in _results(reports)
     ]
-    columns = ["config", "processor", "file, MiB", "import, s", "load, s", "first image, s"]
-    columns += ["loading takes, MiB", "peak, MiB"]
+    columns = ["config", "file, MiB", "import, s", "load, s", "first image, s"]
+    columns += ["loading, MiB", "peak, MiB"]
     return _table(rows, columns) + _measured(reports, "medians of fresh processes.")
 
 
