@@ -55,13 +55,22 @@ def launch(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:
         # Detectron2's launcher takes NCCL wherever it sees a GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     detectron2_launch(
-        main,
+        _run_and_leave,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args, cfg),
+        args=(main, args, cfg),
     )
+
+
+def _run_and_leave(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:
+    main(args, cfg)
+    # Detectron2's launcher leaves the group to the end of the process, where its threads may
+    # still run: "terminate called without an active exception", now and then. After an error
+    # nobody waits for the others, which may never come.
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _run_under_torchrun(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.engine import create_ddp_model, launch
 from detectron2.utils import comm
 
@@ -33,6 +34,8 @@ def train(family: str, path: str) -> None:
     everywhere = comm.all_gather(weights)
     if comm.is_main_process():
         torch.save(everywhere, path)
+    # else its threads may outlive the interpreter, which aborts the process now and then
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("family", ["cascade_mask", "htc"])
