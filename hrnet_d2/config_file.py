@@ -50,7 +50,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
             _check_key(cfg, key, f"{path}: ")
     try:
         cfg.merge_from_file(path, allow_unsafe=False)
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {_text(error)}") from error
 
 

@@ -7,6 +7,9 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+# As in `make test`, before torch is imported: with another number of threads sums round otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before the package is imported: its built-in datasets take their folder from here. Processes of
 # this one, among them pytest-xdist's, share it.
 if "HRNET_D2_CACHE" not in os.environ:

@@ -43,6 +43,7 @@ def test_a_config_runs_no_code(tmp_path, base):
         ("_BASE_: gone.yaml\n", r"gone\.yaml"),
         ("_BASE_: leaf.yaml\n", "circle"),
         ("_BASE_: 5\n", "_BASE_"),
+        ("VERSION: new\n", "leaf.yaml"),
         ("\x00\x01", "not valid YAML"),
     ],
 )

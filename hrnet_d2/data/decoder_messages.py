@@ -24,6 +24,7 @@ T = TypeVar("T")
 # What of it is an image library's; the rest is passed on.
 MESSAGE = re.compile(
     r"libpng|JPEG|jpeg|JFIF|Huffman|SOS param|progression|scanlines|TIFF|Adobe marker|quantization"
+    r"|^\[ *(ERROR|WARN):\S+ global (loadsave|grfmt_|bitstrm)"
 )
 
 

@@ -258,3 +258,12 @@ def test_orientations_that_keep_the_size_are_told(tmp_path, picture, orientation
     assert not caplog.text
     read_image(path, annotated=True)
     assert ("turned.jpg: its Exif orientation" in caplog.text) == (orientation in (2, 3, 4))
+
+
+def test_what_opencv_logs_is_in_the_error(tmp_path, picture, capfd):
+    path = tmp_path / "short.bmp"
+    cv2.imwrite(str(path), picture)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ImageReadError, match="end of input stream"):
+        read_image(str(path))
+    assert "imdecode" not in capfd.readouterr().err

@@ -101,9 +101,9 @@ def test_the_canary_sings(tmp_path):
     }
     for name, code in events.items():
         program = (
-            "import os, sys, subprocess, socket, tests.fuzz.child as child\n"
-            f"canary = child.Canary({str(tmp_path / 'scratch')!r})\n"
-            f"sys.addaudithook(canary); canary.armed = True\n{code}\ncanary.armed = False"
+            "import os, sys, subprocess, socket, tests.fuzz.canary as canary\n"
+            f"bird = canary.Canary({str(tmp_path / 'scratch')!r})\n"
+            f"sys.addaudithook(bird); bird.armed = True\n{code}\nbird.armed = False"
         )
         child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
         assert child.returncode == 1 and b"CANARY" in child.stderr, (name, child.stderr)

@@ -224,7 +224,6 @@ def test_cvat(run):
 
 
 def test_cvat_by_labelformat(run):
-    pytest.importorskip("labelformat", reason="needs labelformat: hrnet_d2[formats]")
     from labelformat.formats.cvat import CVATObjectDetectionInput
 
     output, outputs, masks = run

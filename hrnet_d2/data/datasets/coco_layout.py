@@ -78,7 +78,7 @@ def images_of(file: Path) -> Path:
         except (OSError, ValueError):  # a name that no file can have
             break
     raise DatasetError(
-        f"The images of {file} are not found: the first, {name!r}, is in none of "
+        f"The images of {file} are not found: the first, {some([repr(name)])}, is in none of "
         f"{some(dict.fromkeys(p for p in near if p.is_dir()))}. Give their folder (JSON IMAGES)"
     )
 

@@ -1,13 +1,13 @@
 """Exports of CVAT ("CVAT for images"), read by the library labelformat."""
 
 import os
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from .conversion import ImageSizes, LabeledImage, Labels, Problems
 from .report import DatasetError, Report
+from .text_files import is_there, read_xml
 
 __all__ = ["CvatData", "find_cvat"]
 
@@ -20,11 +20,7 @@ def find_cvat(path: Path) -> "CvatData | None":
     file = path / "annotations.xml" if path.is_dir() else path
     if file.suffix != ".xml" or not file.is_file():
         return None
-    try:
-        _, root = next(ET.iterparse(file, events=["start"]))
-    except (StopIteration, ET.ParseError) as error:
-        raise DatasetError(f"{file} is not an XML file: {error}") from error
-    return CvatData(path, file) if root.tag == "annotations" else None
+    return CvatData(path, file) if read_xml(file).tag == "annotations" else None
 
 
 class CvatData:
@@ -51,7 +47,7 @@ class CvatData:
                 f"{self.path} is an export of CVAT, which the library labelformat reads: pip "
                 "install 'hrnet_d2[formats]', or export COCO 1.0 from CVAT"
             ) from error
-        counts = Counter(element.tag for _, element in ET.iterparse(self.file))
+        counts = Counter(element.tag for element in read_xml(self.file).iter())
         lost = [f"{counts[shape]} {shape}" for shape in SHAPES if counts[shape]]
         if lost:
             report.errors.append(
@@ -79,7 +75,7 @@ class CvatData:
                 self.file.parent / "images" / image.filename,
                 self.file.parent / image.filename,
             ]
-            file = next((p for p in tries if p.is_file()), tries[0])
+            file = next((p for p in tries if is_there(p)), tries[0])
             size = sizes(file)
             if size is None:
                 continue

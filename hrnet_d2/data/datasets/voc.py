@@ -15,6 +15,7 @@ from .conversion import (
     split_name,
 )
 from .report import DatasetError, Report, some
+from .text_files import is_there, read_lines, read_xml
 
 __all__ = ["VocData", "find_voc"]
 
@@ -42,7 +43,7 @@ class _Folder:
     def files(self) -> list[Path]:
         if self.listed is None:
             return sorted(self.xml.rglob("*.xml"))
-        rows = (line.split() for line in self.listed.read_text("utf-8").splitlines())
+        rows = (line.split() for line in read_lines(self.listed))
         return [self.xml / f"{row[0]}.xml" for row in rows if row]
 
 
@@ -97,10 +98,9 @@ def _has_voc(folder: Path) -> bool:
     if file is None:
         return False
     try:
-        root = _parse(file)
-    except (OSError, ET.ParseError):
+        return read_xml(file).tag == "annotation"
+    except (OSError, DatasetError):
         return True  # to be reported
-    return root.tag == "annotation"
 
 
 class VocData:
@@ -168,11 +168,11 @@ class VocData:
     def _parse_all(self, folder: _Folder, problems: Problems) -> Iterable[tuple[Path, ET.Element]]:
         for file in folder.files():
             try:
-                yield file, _parse(file)
+                yield file, read_xml(file)
             except FileNotFoundError:
                 problems.add("XML files are missing", str(file))
-            except (OSError, ET.ParseError) as error:
-                problems.add("XML files cannot be read", f"{file} ({error})")
+            except DatasetError as error:
+                problems.add("XML files cannot be read", f"{error}")
 
     def _unlabeled(
         self, folder: _Folder, images: list[LabeledImage], sizes: ImageSizes, report: Report
@@ -187,10 +187,6 @@ class VocData:
             f"{sizes.problems.listed(files)}"
         )
         return [LabeledImage(f, *size) for f in files if (size := sizes(f)) is not None]
-
-
-def _parse(file: Path) -> ET.Element:
-    return ET.parse(file).getroot()
 
 
 def _read(
@@ -241,7 +237,7 @@ def _read(
 
 def _image_file(file: Path, name: str, images: Path) -> Path | None:
     """The image of an XML file: of the name that it states, or of its own name."""
-    if name and Path(name).name == name and (images / name).is_file():
+    if name and Path(name).name == name and is_there(images / name):
         return images / name
     stems = [images / file.stem, file.with_suffix("")]
     for stem in stems:
@@ -260,7 +256,7 @@ def _text(element: ET.Element, path: str) -> str:
 def _read_classes(file: Path) -> list[str]:
     """Names, one a line; of CVAT's ``labelmap.txt`` what is before the colon, but for the
     background."""
-    lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    lines = [line.strip() for line in read_lines(file)]
     if file.name == "labelmap.txt":
         lines = [line.partition(":")[0] for line in lines if not line.startswith("#")]
         lines = [line for line in lines if line != "background"]

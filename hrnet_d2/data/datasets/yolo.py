@@ -4,9 +4,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from .conversion import (
     SPLIT_NAMES,
@@ -19,6 +16,7 @@ from .conversion import (
     split_name,
 )
 from .report import DatasetError, Report, some
+from .text_files import is_there, read_lines, read_yaml
 
 __all__ = ["YoloData", "find_yolo"]
 
@@ -38,7 +36,8 @@ def find_yolo(path: Path) -> "YoloData | None":
             return YoloData(path, *_from_yaml(path))
         return YoloData(path, *_from_darknet(path)) if path.name == "obj.data" else None
     for file in sorted([*path.glob("*.yaml"), *path.glob("*.yml")]):
-        if isinstance(_load(file), dict) and "names" in _load(file):
+        data = read_yaml(file)
+        if isinstance(data, dict) and "names" in data:
             return YoloData(path, *_from_yaml(file))
     if (path / "obj.data").is_file():
         return YoloData(path, *_from_darknet(path / "obj.data"))
@@ -101,11 +100,11 @@ class YoloData:
         if place.is_dir():
             return find_images(place)
         root, files = place.parent, []
-        for line in place.read_text("utf-8").splitlines():
+        for line in read_lines(place):
             if line := line.strip():
                 # Darknet writes paths from the folder above its "data".
                 tries = [root / line, root / line.removeprefix("data/"), root.parent / line]
-                files.append(next((p for p in tries if p.is_file()), tries[0]))
+                files.append(next((p for p in tries if is_there(p)), tries[0]))
         # Lists have ".." and "./", which would not be relative to a common folder.
         return [Path(os.path.abspath(file)) for file in files]
 
@@ -118,10 +117,10 @@ class YoloData:
         if not path.is_file():
             path = file.with_suffix(".txt")
         try:
-            lines = path.read_text("utf-8").splitlines()
+            lines = read_lines(path)
         except FileNotFoundError:
             return (None if size is None else LabeledImage(file, *size)), False
-        except (OSError, UnicodeDecodeError):
+        except DatasetError:
             problems.add("files of labels cannot be read", str(path))
             return None, True
         if size is None:
@@ -179,35 +178,32 @@ def _labels_of(image: Path) -> str:
     return f"{head}{os.sep}labels{os.sep}{tail}" if found else tail
 
 
-def _load(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise DatasetError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from error
-
-
 def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:
-    data = _load(file)
+    data = read_yaml(file)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise DatasetError(f'{file} describes no YOLO dataset: it has no list of class "names"')
     names = data["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        numbers = [str(i) for i in range(len(names))]
+        if set(names) != set(numbers):
             raise DatasetError(
                 f'{file}: the numbers of the classes in "names" must be 0 to {len(names) - 1}, got '
                 f"{some(sorted(names, key=str))}"
             )
-        names = [names[i] for i in range(len(names))]
-    if data.get("nc", len(names)) != len(names):
+        names = [names[number] for number in numbers]
+    if not all(isinstance(name, str) for name in names):
+        raise DatasetError(f'{file}: "names" must be a list of texts, one for each class')
+    if data.get("nc", str(len(names))) != str(len(names)):
         raise DatasetError(f'{file}: "nc" is {data["nc"]}, and "names" has {len(names)} classes')
     splits = {}
     for key in ("train", "val", "valid", "test"):
         given = data.get(key)
-        if not given:
+        if not given or given in ("~", "null"):
             continue
-        tries = [
-            _place(file, data, str(v)) for v in (given if isinstance(given, list) else [given])
-        ]
+        given = given if isinstance(given, list) else [given]
+        if not all(isinstance(place, str) for place in given):
+            raise DatasetError(f"{file}: {key!r} must be a path, or a list of paths")
+        tries = [_place(file, data, place) for place in given]
         places = [found for found in tries if isinstance(found, Path)]
         if len(places) == len(tries):
             splits[SPLIT_NAMES[key]] = places
@@ -216,7 +212,7 @@ def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]]
             raise DatasetError(f"{file}: there is no {missing}, which it gives for {key!r}")
     if not splits:
         raise DatasetError(f'{file} names no images: it has no "train", "val" or "test"')
-    return _roots(file, splits), list(map(str, names)), splits, "kpt_shape" in data
+    return _roots(file, splits), names, splits, "kpt_shape" in data
 
 
 def _roots(description: Path, splits: dict[str, list[Path]]) -> list[Path]:
@@ -231,26 +227,26 @@ def _roots(description: Path, splits: dict[str, list[Path]]) -> list[Path]:
 def _place(file: Path, data: dict, given: str) -> Path | str:
     """Where a split is, or where it was looked for first."""
     roots = [file.parent]
-    if data.get("path"):
-        roots.insert(0, file.parent / str(data["path"]))
+    if isinstance(data.get("path"), str):
+        roots.insert(0, file.parent / data["path"])
     tries = [root / given for root in roots]
     if given.startswith("../"):  # Roboflow's, which is wrong by a folder
         tries.append(file.parent / given[3:])
     for place in tries:
-        if place.exists():
+        if is_there(place):
             return Path(os.path.abspath(place))
     return str(tries[0])
 
 
 def _from_darknet(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:
     """``obj.data`` of Darknet, as CVAT exports it."""
-    pairs = (line.partition("=") for line in file.read_text("utf-8").splitlines())
+    pairs = (line.partition("=") for line in read_lines(file))
     values = {key.strip(): value.strip() for key, _, value in pairs}
 
     def find(key: str) -> Path | None:
         given = values.get(key, "")
         tries = [file.parent / given, file.parent / given.removeprefix("data/")]
-        return next((Path(os.path.abspath(p)) for p in tries if given and p.is_file()), None)
+        return next((Path(os.path.abspath(p)) for p in tries if given and is_there(p)), None)
 
     names = find("names")
     if names is None:
@@ -292,4 +288,4 @@ def _has_rows(splits: dict[str, list[Path]]) -> bool:
 
 
 def _read_names(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(file) if line.strip()]

@@ -220,9 +220,11 @@ def _numbers(values: list, columns: int, source: str, key: str) -> np.ndarray:
     """(N,) or (N, columns) float64, finite."""
     shape = (len(values), columns) if columns else (len(values),)
     try:
-        array = np.array(values, dtype=np.float64).reshape(shape)
-    except (TypeError, ValueError, OverflowError):
+        array = np.array(values).reshape(shape)
+    except ValueError:  # rows of other lengths
         array = np.array([np.nan])
+    # Of texts NumPy would make numbers.
+    array = array.astype(np.float64) if array.dtype.kind in "iuf" else np.array([np.nan])
     if not np.isfinite(array).all():
         what = f"{columns} finite numbers" if columns else "a finite number"
         raise DatasetError(f'{source}: the "{key}" of a result is not {what}')

@@ -141,6 +141,9 @@ def test_all_problems_of_yolo_labels_are_told_at_once(tmp_path):
         ("train: train/images\n", 'no list of class "names"'),
         ("names: [a\n", "not a YAML file"),
         ("names: !!python/object/apply:os.getcwd []\n", "not a YAML file"),
+        ("? [a, b]\n: c\n", "not a YAML file"),
+        ("names: [[a], b]\ntrain: train/images\n", "must be a list of texts"),
+        ("names: [a]\ntrain: {a: train/images}\n", "'train' must be a path"),
     ],
 )
 def test_descriptions_that_cannot_be_used(tmp_path, text, message):
@@ -148,6 +151,39 @@ def test_descriptions_that_cannot_be_used(tmp_path, text, message):
     (root / "data.yaml").write_text(text)
     with pytest.raises(DatasetError, match=message):
         find_data(root / "data.yaml")
+
+
+def test_names_are_what_is_written(tmp_path):
+    """YAML would make a truth value, a number and a date of these; a file may begin with a mark."""
+    root = layouts.write_yolo(tmp_path / "data")
+    text = "\ufefftrain: train/images\nval: ~\nnc: 3\nnames: [no, 1_0, 2026-01-02]\n"
+    (root / "data.yaml").write_text(text, "utf-8")
+    data = json.loads(find_data(root).splits["train"][0].read_bytes())
+    assert [c["name"] for c in data["categories"]] == ["no", "1_0", "2026-01-02"]
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("\ufeffno\nyes\noff\n", "utf-8")
+    data = json.loads(find_data(root).splits["train"][0].read_bytes())
+    assert [c["name"] for c in data["categories"]] == ["no", "yes", "off"]
+
+
+@pytest.mark.parametrize(
+    "write, name, message",
+    [
+        (layouts.write_devkit, "ImageSets/Main/train.txt", "not a text file in UTF-8"),
+        (layouts.write_voc, "classes.txt", "not a text file in UTF-8"),
+        (layouts.write_voc, "train/003.xml", "not an XML file"),
+        (layouts.write_cvat, "annotations.xml", "not an XML file"),
+        (layouts.write_yolo, "data.yaml", "not a text file in UTF-8"),
+        (layouts.write_yolo, "train/labels/002.txt", "labels cannot be read"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, write, name, message):
+    root = write(tmp_path / "data")
+    file = root / name
+    file.write_bytes(file.read_bytes()[:-3] + b"\xff<")
+    with pytest.raises(DatasetError, match=message) as error:
+        find_data(root)
+    assert name in str(error.value)
 
 
 def test_images_without_labels_are_negatives(tmp_path):
@@ -202,14 +238,12 @@ def test_problems_of_voc_files_are_told_at_once(tmp_path):
 
 
 def test_cvat_by_labelformat(tmp_path):
-    pytest.importorskip("labelformat")
     data = find_data(layouts.write_cvat(tmp_path / "task"))
     assert data.format == "CVAT"
     assert content(data.splits[""]) == expected("train")
 
 
 def test_what_labelformat_would_lose_is_refused(tmp_path):
-    pytest.importorskip("labelformat")
     polygon = '<polygon label="dog" points="1,1;9,1;9,9"></polygon>'
     root = layouts.write_cvat(tmp_path / "task", polygon)
     with pytest.raises(DatasetError, match="7 polygon.*export COCO 1.0"):
@@ -225,7 +259,6 @@ def test_the_missing_library_is_named(tmp_path, monkeypatch):
 
 def test_files_that_labelformat_writes(tmp_path):
     """YOLO's and Pascal VOC's, from COCO's."""
-    pytest.importorskip("labelformat")
     from labelformat.formats.coco import COCOObjectDetectionInput
     from labelformat.formats.pascalvoc import PascalVOCObjectDetectionOutput
     from labelformat.formats.yolov8 import YOLOv8ObjectDetectionOutput

@@ -189,6 +189,8 @@ FAULTS = {
     "an id that is a list": (lambda found: [found[0] | {"image_id": []}], "is no number"),
     "no score": (lambda found: [{**found[0], "score": None}], '"score" of a result is not'),
     "a score that is nan": (lambda found: [{**found[0], "score": float("nan")}], '"score"'),
+    "a score that is a text": (lambda found: [{**found[0], "score": "0.5"}], '"score"'),
+    "numbers of a box that are texts": (lambda found: [{**found[0], "bbox": ["1"] * 4}], '"bbox"'),
     "a short box": (lambda found: [{**found[0], "bbox": [1, 2, 3]}], '"bbox" of a result is not'),
     "a negative box": (lambda found: [{**found[0], "bbox": [9, 9, -1, 3]}], "negative"),
     "boxes of some": (lambda found: [found[0], {**found[1], "bbox": None}], "1 of 2 results"),
