@@ -136,7 +136,9 @@ def compare(name: str, folder: Path, options: list[str]) -> dict:
     values = [word for item in (SETTINGS | RUN).items() for word in item]
     values += [*options, "OUTPUT_DIR", str(output)]
     commands.append(
-        hrnet_d2("train", "--config-file", CONFIG, "--overwrite", "--train-data", str(data), *values)
+        hrnet_d2(
+            "train", "--config-file", CONFIG, "--overwrite", "--train-data", str(data), *values
+        )
     )
     last = json.loads((output / "metrics.json").read_text("utf-8").splitlines()[-1])
     losses = {key: last[key] for key in last if key == "total_loss"}

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -14,6 +14,7 @@ from .conversion import (
     LabeledImage,
     Labels,
     Problems,
+    find_files,
     find_images,
     polygon_box,
     split_name,
@@ -58,6 +59,7 @@ class YoloData:
         classes: list[str],
         splits: dict[str, list[Path]],
         keypoints: bool,
+        moved: Sequence[str] = (),
     ):
         """
         Args:
@@ -66,16 +68,19 @@ class YoloData:
             classes: their names.
             splits: folders of images and lists of image files, by the name of the split.
             keypoints: rows have keypoints after the box, which are left out.
+            moved: places that were found elsewhere than the description says; for a warning.
         """
         self.path = path
         self.classes = classes
         self.splits = splits
         self.keypoints = keypoints
+        self.moved = moved
         self.roots = roots
 
     def read(self, report: Report, classes: Sequence[str] | None) -> Labels:
         problems = Problems(self.path if self.path.is_dir() else self.path.parent)
         sizes = ImageSizes(problems)
+        report.warnings.extend(self.moved)
         splits = {}
         for name, places in self.splits.items():
             files = [file for place in places for file in self._images(place, problems)]
@@ -94,6 +99,11 @@ class YoloData:
                     f"{len(unlabeled)} of {len(files)} images have no file of labels and count as "
                     f"images without objects: {problems.listed(unlabeled)}"
                 )
+            if unused := _labels_without_image(places, files):
+                report.warnings.append(
+                    f"{len(unused)} files of labels have no image and are not used: "
+                    f"{problems.listed(unused)}"
+                )
         problems.report(report.errors)
         return Labels(self.classes, splits)
 
@@ -101,11 +111,12 @@ class YoloData:
         if place.is_dir():
             return find_images(place)
         root, files = place.parent, []
-        for line in place.read_text("utf-8").splitlines():
+        for line in place.read_text("utf-8-sig").splitlines():
             if line := line.strip():
                 # Darknet writes paths from the folder above its "data".
                 tries = [root / line, root / line.removeprefix("data/"), root.parent / line]
-                files.append(next((p for p in tries if p.is_file()), tries[0]))
+                found = next((p for p in tries if p.is_file()), None)
+                files.append(found or _near(root, line) or tries[0])
         # Lists have ".." and "./", which would not be relative to a common folder.
         return [Path(os.path.abspath(file)) for file in files]
 
@@ -118,7 +129,7 @@ class YoloData:
         if not path.is_file():
             path = file.with_suffix(".txt")
         try:
-            lines = path.read_text("utf-8").splitlines()
+            lines = path.read_text("utf-8-sig").splitlines()
         except FileNotFoundError:
             return (None if size is None else LabeledImage(file, *size)), False
         except (OSError, UnicodeDecodeError):
@@ -179,6 +190,17 @@ def _labels_of(image: Path) -> str:
     return f"{head}{os.sep}labels{os.sep}{tail}" if found else tail
 
 
+def _labels_without_image(places: Iterable[Path], images: Iterable[Path]) -> list[Path]:
+    """Files in the folders of labels that belong to none of the images in folders of images."""
+    used = {_labels_of(image) for image in images}
+    found = []
+    for place in places:
+        folder = Path(_labels_of(place / "x")).parent
+        if place.is_dir() and folder != place:  # else it may have any text files
+            found += [p for p in find_files(folder, (".txt",)) if p.name not in CLASS_LISTS]
+    return [path for path in found if str(path) not in used]
+
+
 def _load(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text("utf-8"))
@@ -186,7 +208,9 @@ def _load(file: Path) -> Any:
         raise DatasetError(f"{file} is not a YAML file: {' '.join(str(error).split())}") from error
 
 
-def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:
+def _from_yaml(
+    file: Path,
+) -> tuple[list[Path], list[str], dict[str, list[Path]], bool, list[str]]:
     data = _load(file)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise DatasetError(f'{file} describes no YOLO dataset: it has no list of class "names"')
@@ -200,23 +224,40 @@ def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]]
         names = [names[i] for i in range(len(names))]
     if data.get("nc", len(names)) != len(names):
         raise DatasetError(f'{file}: "nc" is {data["nc"]}, and "names" has {len(names)} classes')
-    splits = {}
+    splits: dict[str, list[Path]] = {}
+    moved = []
     for key in ("train", "val", "valid", "test"):
         given = data.get(key)
         if not given:
             continue
-        tries = [
-            _place(file, data, str(v)) for v in (given if isinstance(given, list) else [given])
-        ]
+        given = [str(v) for v in given] if isinstance(given, list) else [str(given)]
+        tries = [_place(file, data, value) for value in given]
         places = [found for found in tries if isinstance(found, Path)]
-        if len(places) == len(tries):
-            splits[SPLIT_NAMES[key]] = places
-        elif key != "test":  # which exports name, and may not have
-            missing = ", ".join(found for found in tries if isinstance(found, str))
-            raise DatasetError(f"{file}: there is no {missing}, which it gives for {key!r}")
+        if len(places) < len(tries):
+            near = [
+                found if isinstance(found, Path) else _near(file.parent, value)
+                for found, value in zip(tries, given, strict=True)
+            ]
+            places = [place for place in near if place is not None]
+            taken = [place for others in splits.values() for place in others]
+            if len(places) == len(tries) and not set(places) & set(taken):
+                moved.append(
+                    f"{file} gives {', '.join(given)} for {key!r}, which is not there: "
+                    f"{', '.join(map(str, places))} is taken in its place"
+                )
+            elif key == "test":  # which exports name, and may not have
+                continue
+            else:
+                missing = ", ".join(found for found in tries if isinstance(found, str))
+                raise DatasetError(
+                    f"{file}: there is no {missing}, which it gives for {key!r}. Correct the path "
+                    'there (it is relative to "path", or else to the folder of this file), or '
+                    "delete the line to do without"
+                )
+        splits[SPLIT_NAMES[key]] = places
     if not splits:
         raise DatasetError(f'{file} names no images: it has no "train", "val" or "test"')
-    return _roots(file, splits), list(map(str, names)), splits, "kpt_shape" in data
+    return _roots(file, splits), list(map(str, names)), splits, "kpt_shape" in data, moved
 
 
 def _roots(description: Path, splits: dict[str, list[Path]]) -> list[Path]:
@@ -242,9 +283,23 @@ def _place(file: Path, data: dict, given: str) -> Path | str:
     return str(tries[0])
 
 
+def _near(folder: Path, given: str) -> Path | None:
+    """Where a file or folder of another machine is in ``folder``: the most of its path that is
+    there. Only absolute paths are looked for, and no folder "images", which may be any split's."""
+    kinds = (PurePosixPath, PureWindowsPath)
+    path = next((p for kind in kinds if (p := kind(given)).is_absolute()), None)
+    if path is None:
+        return None
+    tails = [folder.joinpath(*path.parts[i:]) for i in range(1, len(path.parts))]
+    found = next((tail for tail in tails if tail.exists()), None)
+    if found is None or (found.parent == folder and found.name == "images"):
+        return None
+    return Path(os.path.abspath(found))
+
+
 def _from_darknet(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:
     """``obj.data`` of Darknet, as CVAT exports it."""
-    pairs = (line.partition("=") for line in file.read_text("utf-8").splitlines())
+    pairs = (line.partition("=") for line in file.read_text("utf-8-sig").splitlines())
     values = {key.strip(): value.strip() for key, _, value in pairs}
 
     def find(key: str) -> Path | None:
@@ -292,4 +347,4 @@ def _has_rows(splits: dict[str, list[Path]]) -> bool:
 
 
 def _read_names(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
