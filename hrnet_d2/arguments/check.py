@@ -17,8 +17,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "data",
         metavar="DATA",
         nargs="+",
-        help="the folder or description of a dataset (COCO, YOLO, Pascal VOC, CVAT), or a COCO "
-        "file and the folder of its images",
+        help="the folder or description of a dataset (COCO, YOLO, Pascal VOC, CVAT, Label Studio), "
+        "or a COCO file and the folder of its images",
     )
     found.add_argument(
         "--val-data",

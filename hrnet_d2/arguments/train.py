@@ -67,7 +67,7 @@ def parser(prog: str = "train_net.py") -> argparse.ArgumentParser:
         choices=TRACKERS,
         help="send metrics and pictures to this tracker as well; may be given twice",
     )
-    custom = found.add_argument_group("custom data (COCO, YOLO, Pascal VOC, CVAT)")
+    custom = found.add_argument_group("custom data (COCO, YOLO, Pascal VOC, CVAT, Label Studio)")
     for option, purpose in (("--train-data", "train on"), ("--val-data", "evaluate on")):
         custom.add_argument(
             option,

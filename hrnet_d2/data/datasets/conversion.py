@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ __all__ = [
     "Problems",
     "Reader",
     "convert",
+    "find_files",
     "find_images",
     "polygon_box",
 ]
@@ -32,7 +33,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Part of the key in the cache: increment it whenever the same labels give another file.
-VERSION = 2
+VERSION = 3
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
@@ -145,8 +146,21 @@ class ImageSizes:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files in a folder and its subfolders, sorted by their paths."""
-    return sorted(p for p in _files(folder) if p.suffix.lower() in IMAGE_SUFFIXES)
+    """All image files in a folder and its subfolders, sorted by their paths; no hidden ones."""
+    return find_files(folder, IMAGE_SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: Container[str]) -> list[Path]:
+    """Files of a folder and its subfolders, sorted by their paths.
+
+    Hidden files are left out: macOS leaves ``._NAME`` beside NAME on other file systems.
+
+    Args:
+        folder: where to look.
+        suffixes: in lower case; those of files may be in upper case.
+    """
+    found = (p for p in _files(folder) if p.suffix.lower() in suffixes)
+    return sorted(p for p in found if not p.name.startswith("."))
 
 
 def convert(

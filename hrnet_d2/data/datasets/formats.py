@@ -4,9 +4,10 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .coco_check import parse, read_coco
 from .coco_layout import find_coco, images_of
 from .conversion import Reader, Split, convert
 from .cvat import find_cvat
+from .label_studio import find_label_studio
 from .report import DatasetError, Report
 from .voc import find_voc
 from .yolo import find_yolo
@@ -67,38 +69,44 @@ def find_data(given: Given, like: Split | None = None) -> CustomData:
             - a folder of COCO files and images, such as Roboflow's or COCO's own;
             - a YOLO dataset: ``data.yaml``, ``obj.data`` or the folder of one;
             - a folder of Pascal VOC's XML files and images;
-            - an export of CVAT ("CVAT for images"), its XML file or folder.
+            - an export of CVAT ("CVAT for images"), its XML file or folder;
+            - an export of Label Studio ("JSON"), its file or folder.
         like: a COCO file, and folder of images, with the classes of data that have no list of
-            them (Pascal VOC). Otherwise these are the classes of their objects, sorted by name.
+            them (Pascal VOC, Label Studio). Otherwise these are the classes of their objects,
+            sorted by name.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
         DatasetError: if the format is not known, or the data cannot be read.
     """
     path, images = _paths(given)
-    if images is not None:
+    labeled = path.is_file() and path.suffix == ".json"
+    reader: Reader | None = find_label_studio(path, images) if labeled else None
+    if images is not None and reader is None:
         return CustomData("COCO", path, {"": (path, images)})
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}")
-    path = Path(os.path.abspath(path))  # the same key in the cache from every folder
-    if path.is_file() and path.suffix == ".json":
-        return CustomData("COCO", path, {"": (path, images_of(path))})
-    reader: Reader | None = find_yolo(path) or find_cvat(path)
+    if reader is None:
+        path = Path(os.path.abspath(path))  # the same key in the cache from every folder
+        if labeled:
+            return CustomData("COCO", path, {"": (path, images_of(path))})
+        reader = find_yolo(path) or find_cvat(path)
     if reader is None and path.is_dir():
         coco = find_coco(path)
         if coco:
-            return CustomData("COCO", path, coco)
-        reader = find_voc(path)
+            return CustomData("COCO", path, coco, _others(path, "COCO"))
+        reader = find_voc(path) or find_label_studio(path)
     if reader is None:
         raise DatasetError(
             f"The format of {path} is not known. Known are COCO (a JSON file, or a folder with "
             "one for each split), YOLO (data.yaml, or images/ and labels/ with classes.txt), "
-            "Pascal VOC (XML files, beside the images or in Annotations/) and CVAT "
-            "(annotations.xml). The folder of a dataset holds these itself, or in train/, valid/ "
-            "and test/"
+            "Pascal VOC (XML files, beside the images or in Annotations/), CVAT (annotations.xml) "
+            "and Label Studio (its JSON file). The folder of a dataset holds these itself, or in "
+            "train/, valid/ and test/"
         )
     classes = None if reader.lists_classes else _categories(like)
     splits, warnings = convert(reader, classes)
+    warnings = [*_others(path, reader.format), *warnings]
     for warning in warnings:
         logger.warning("%s: %s", path, warning)
     return CustomData(reader.format, path, splits, warnings)
@@ -206,6 +214,22 @@ def _divide(data: dict, fraction: float, seed: int) -> list[dict] | None:
             ],
         }
         for wanted in (False, True)
+    ]
+
+
+def _others(path: Path, chosen: str) -> list[str]:
+    """A warning if a folder has the files of another format as well."""
+    finders: dict[str, Callable[[Path], Any]] = {"COCO": find_coco, "Pascal VOC": find_voc}
+    others = []
+    for name, find in finders.items():
+        with contextlib.suppress(DatasetError, OSError):
+            if name != chosen and path.is_dir() and find(path):
+                others.append(name)
+    if not others:
+        return []
+    return [
+        f"it also has files of {' and '.join(others)}: those of {chosen} are used. Give the file "
+        "or folder of the others to use them"
     ]
 
 

@@ -11,15 +11,17 @@ from .conversion import (
     LabeledImage,
     Labels,
     Problems,
+    find_files,
     find_images,
     split_name,
 )
 from .report import DatasetError, Report, some
 from .text_files import is_there, read_lines, read_xml
 
-__all__ = ["VocData", "find_voc"]
+__all__ = ["VocData", "class_list", "find_voc"]
 
 CLASS_LISTS = ("classes.txt", "predefined_classes.txt", "labelmap.txt")
+XML = (".xml",)
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 # The first of these that a devkit has is the training set, and so on.
 LISTS = {
@@ -42,7 +44,7 @@ class _Folder:
 
     def files(self) -> list[Path]:
         if self.listed is None:
-            return sorted(self.xml.rglob("*.xml"))
+            return find_files(self.xml, XML)
         rows = (line.split() for line in read_lines(self.listed))
         return [self.xml / f"{row[0]}.xml" for row in rows if row]
 
@@ -93,8 +95,9 @@ def _devkit(path: Path) -> dict[str, _Folder]:
 
 
 def _has_voc(folder: Path) -> bool:
-    """Whether the first XML file of a folder is of this format."""
-    file = next(folder.glob("*.xml"), None) if folder.is_dir() else None
+    """Whether an XML file of a folder, the first that is found, is of this format."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in XML) if folder.is_dir() else ()
+    file = next((p for p in files if not p.name.startswith(".")), None)
     if file is None:
         return False
     try:
@@ -123,7 +126,7 @@ class VocData:
         self.path = path
         self.splits = splits
         self.roots = [path]
-        self._class_list = next((p for n in CLASS_LISTS if (p := path / n).is_file()), None)
+        self._class_list = _class_file(path)
         self.lists_classes = self._class_list is not None
 
     def read(self, report: Report, classes: Sequence[str] | None) -> Labels:
@@ -251,6 +254,20 @@ def _image_file(file: Path, name: str, images: Path) -> Path | None:
 
 def _text(element: ET.Element, path: str) -> str:
     return (element.findtext(path) or "").strip()
+
+
+def class_list(folder: Path) -> list[str] | None:
+    """The names of the classes in a folder's list of them; None if it has none.
+
+    Raises:
+        DatasetError: if the list is empty.
+    """
+    file = _class_file(folder)
+    return None if file is None else _read_classes(file)
+
+
+def _class_file(folder: Path) -> Path | None:
+    return next((p for n in CLASS_LISTS if (p := folder / n).is_file()), None)
 
 
 def _read_classes(file: Path) -> list[str]:

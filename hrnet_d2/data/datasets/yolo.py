@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .conversion import (
     SPLIT_NAMES,
@@ -11,6 +11,7 @@ from .conversion import (
     LabeledImage,
     Labels,
     Problems,
+    find_files,
     find_images,
     polygon_box,
     split_name,
@@ -57,6 +58,7 @@ class YoloData:
         classes: list[str],
         splits: dict[str, list[Path]],
         keypoints: bool,
+        moved: Sequence[str] = (),
     ):
         """
         Args:
@@ -65,16 +67,19 @@ class YoloData:
             classes: their names.
             splits: folders of images and lists of image files, by the name of the split.
             keypoints: rows have keypoints after the box, which are left out.
+            moved: places that were found elsewhere than the description says; for a warning.
         """
         self.path = path
         self.classes = classes
         self.splits = splits
         self.keypoints = keypoints
+        self.moved = moved
         self.roots = roots
 
     def read(self, report: Report, classes: Sequence[str] | None) -> Labels:
         problems = Problems(self.path if self.path.is_dir() else self.path.parent)
         sizes = ImageSizes(problems)
+        report.warnings.extend(self.moved)
         splits = {}
         for name, places in self.splits.items():
             files = [file for place in places for file in self._images(place, problems)]
@@ -93,6 +98,11 @@ class YoloData:
                     f"{len(unlabeled)} of {len(files)} images have no file of labels and count as "
                     f"images without objects: {problems.listed(unlabeled)}"
                 )
+            if unused := _labels_without_image(places, files):
+                report.warnings.append(
+                    f"{len(unused)} files of labels have no image and are not used: "
+                    f"{problems.listed(unused)}"
+                )
         problems.report(report.errors)
         return Labels(self.classes, splits)
 
@@ -104,7 +114,8 @@ class YoloData:
             if line := line.strip():
                 # Darknet writes paths from the folder above its "data".
                 tries = [root / line, root / line.removeprefix("data/"), root.parent / line]
-                files.append(next((p for p in tries if is_there(p)), tries[0]))
+                found = next((p for p in tries if is_there(p)), None)
+                files.append(found or _near(root, line) or tries[0])
         # Lists have ".." and "./", which would not be relative to a common folder.
         return [Path(os.path.abspath(file)) for file in files]
 
@@ -178,7 +189,20 @@ def _labels_of(image: Path) -> str:
     return f"{head}{os.sep}labels{os.sep}{tail}" if found else tail
 
 
-def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:
+def _labels_without_image(places: Iterable[Path], images: Iterable[Path]) -> list[Path]:
+    """Files in the folders of labels that belong to none of the images in folders of images."""
+    used = {_labels_of(image) for image in images}
+    found = []
+    for place in places:
+        folder = Path(_labels_of(place / "x")).parent
+        if place.is_dir() and folder != place:  # else it may have any text files
+            found += [p for p in find_files(folder, (".txt",)) if p.name not in CLASS_LISTS]
+    return [path for path in found if str(path) not in used]
+
+
+def _from_yaml(
+    file: Path,
+) -> tuple[list[Path], list[str], dict[str, list[Path]], bool, list[str]]:
     data = read_yaml(file)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise DatasetError(f'{file} describes no YOLO dataset: it has no list of class "names"')
@@ -195,7 +219,8 @@ def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]]
         raise DatasetError(f'{file}: "names" must be a list of texts, one for each class')
     if data.get("nc", str(len(names))) != str(len(names)):
         raise DatasetError(f'{file}: "nc" is {data["nc"]}, and "names" has {len(names)} classes')
-    splits = {}
+    splits: dict[str, list[Path]] = {}
+    moved = []
     for key in ("train", "val", "valid", "test"):
         given = data.get(key)
         if not given or given in ("~", "null"):
@@ -205,14 +230,31 @@ def _from_yaml(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]]
             raise DatasetError(f"{file}: {key!r} must be a path, or a list of paths")
         tries = [_place(file, data, place) for place in given]
         places = [found for found in tries if isinstance(found, Path)]
-        if len(places) == len(tries):
-            splits[SPLIT_NAMES[key]] = places
-        elif key != "test":  # which exports name, and may not have
-            missing = ", ".join(found for found in tries if isinstance(found, str))
-            raise DatasetError(f"{file}: there is no {missing}, which it gives for {key!r}")
+        if len(places) < len(tries):
+            near = [
+                found if isinstance(found, Path) else _near(file.parent, value)
+                for found, value in zip(tries, given, strict=True)
+            ]
+            places = [place for place in near if place is not None]
+            taken = [place for others in splits.values() for place in others]
+            if len(places) == len(tries) and not set(places) & set(taken):
+                moved.append(
+                    f"{file} gives {', '.join(given)} for {key!r}, which is not there: "
+                    f"{', '.join(map(str, places))} is taken in its place"
+                )
+            elif key == "test":  # which exports name, and may not have
+                continue
+            else:
+                missing = ", ".join(found for found in tries if isinstance(found, str))
+                raise DatasetError(
+                    f"{file}: there is no {missing}, which it gives for {key!r}. Correct the path "
+                    'there (it is relative to "path", or else to the folder of this file), or '
+                    "delete the line to do without"
+                )
+        splits[SPLIT_NAMES[key]] = places
     if not splits:
         raise DatasetError(f'{file} names no images: it has no "train", "val" or "test"')
-    return _roots(file, splits), names, splits, "kpt_shape" in data
+    return _roots(file, splits), names, splits, "kpt_shape" in data, moved
 
 
 def _roots(description: Path, splits: dict[str, list[Path]]) -> list[Path]:
@@ -236,6 +278,20 @@ def _place(file: Path, data: dict, given: str) -> Path | str:
         if is_there(place):
             return Path(os.path.abspath(place))
     return str(tries[0])
+
+
+def _near(folder: Path, given: str) -> Path | None:
+    """Where a file or folder of another machine is in ``folder``: the most of its path that is
+    there. Only absolute paths are looked for, and no folder "images", which may be any split's."""
+    kinds = (PurePosixPath, PureWindowsPath)
+    path = next((p for kind in kinds if (p := kind(given)).is_absolute()), None)
+    if path is None:
+        return None
+    tails = [folder.joinpath(*path.parts[i:]) for i in range(1, len(path.parts))]
+    found = next((tail for tail in tails if is_there(tail)), None)
+    if found is None or (found.parent == folder and found.name == "images"):
+        return None
+    return Path(os.path.abspath(found))
 
 
 def _from_darknet(file: Path) -> tuple[list[Path], list[str], dict[str, list[Path]], bool]:

@@ -321,3 +321,71 @@ def test_what_is_not_known_is_explained(tmp_path):
     (root / "annotations/train_more.json").write_text(json.dumps(coco("train")))
     with pytest.raises(DatasetError, match="several annotation files for train"):
         find_data(root)
+
+
+def test_labels_without_images_are_told(tmp_path):
+    root = layouts.write_yolo(tmp_path / "data")
+    (root / "train/images/002.png").unlink()
+    (root / "train/labels/classes.txt").write_text("dog")
+    (warning,) = find_data(root).warnings
+    assert "1 files of labels have no image" in warning and "train/labels/002.txt" in warning
+
+
+@pytest.mark.parametrize("base", ["/home/alice/pets", "C:\\Users\\alice\\pets"])
+def test_a_description_from_another_machine(tmp_path, base):
+    root = layouts.write_yolo(tmp_path / "data")
+    slash = "\\" if "\\" in base else "/"
+    places = [slash.join([base, folder, "images"]) for folder in ("train", "valid")]
+    text = "train: '{}'\nval: '{}'\nnames: [dog, cat, bird]\n"
+    (root / "data.yaml").write_text(text.format(*places))
+    data = find_data(root)
+    for split in SPLITS:
+        assert content(data.splits[split]) == expected(split)
+    for place, warning in zip(places, data.warnings, strict=True):
+        assert f"gives {place} for" in warning
+    # Both splits would be the same folder, or that of any split.
+    for moved in (base + slash + "train" + slash + "images", base + slash + "images"):
+        (root / "images").mkdir(exist_ok=True)
+        (root / "data.yaml").write_text(text.format(moved, moved))
+        with pytest.raises(DatasetError, match="Correct the path"):
+            find_data(root)
+
+
+def test_a_list_of_images_from_another_machine(tmp_path):
+    root = layouts.write_yolo(tmp_path / "data")
+    for split, folder in (("train", "train"), ("val", "valid")):
+        names = sorted(p.name for p in (root / folder / "images").iterdir())
+        lines = [f"/home/alice/pets/{folder}/images/{name}\n" for name in names]
+        (root / f"{split}.txt").write_text("".join(lines))
+    (root / "data.yaml").write_text(f"train: train.txt\nval: val.txt\nnames: {CLASSES}\n")
+    data = find_data(root)
+    for split in SPLITS:
+        assert content(data.splits[split]) == expected(split)
+
+
+def test_files_of_windows_and_macos(tmp_path):
+    """A byte order mark, ends of lines, upper case, and the hidden files of macOS."""
+    mark = b"\xef\xbb\xbf"
+    yolo, voc = layouts.write_yolo(tmp_path / "yolo"), layouts.write_voc(tmp_path / "voc")
+    for file in [*yolo.rglob("*.txt"), yolo / "data.yaml", voc / "classes.txt"]:
+        file.write_bytes(mark + file.read_bytes().replace(b"\n", b"\r\n"))
+    for file in [*yolo.rglob("*.png"), *voc.rglob("*.png"), *voc.rglob("*.xml")]:
+        (file.parent / f"._{file.name}").write_bytes(b"\x00\x05\x16\x07")
+    for file in [f for f in voc.rglob("*.xml") if not f.name.startswith(".")]:
+        file.rename(file.with_suffix(".XML"))
+    for root in (yolo, voc):
+        data = find_data(root)
+        for split in SPLITS:
+            assert content(data.splits[split]) == expected(split)
+
+
+def test_files_of_another_format_are_told(tmp_path):
+    root = layouts.write_yolo(tmp_path / "data")
+    (root / "notes.json").write_text('{"categories": [], "info": {}}')  # Label Studio's
+    assert not find_data(root).warnings
+    (root / "train.json").write_text(json.dumps(coco("train")))
+    (root / "Annotations").mkdir()
+    (root / "Annotations/001.xml").write_text(layouts.voc_xml(*SPLITS["train"][0]))
+    data = find_data(root)
+    assert data.format == "YOLO"
+    assert any("Pascal VOC: those of YOLO are used" in w for w in data.warnings)
