@@ -9,16 +9,20 @@ python tools/build_export_matrix.py write --check        exits with 1 if it is o
 onnxruntime and openvino and without torch; it runs the detector.py of the exported folders. The
 weights are those of the reference cases, on a photograph at two sizes that the graph was not
 recorded with. Exports in float32 are also held to the reference cases themselves, which
-MMDetection computed. ``--cases`` and ``--dtypes`` run some and keep the other results; what was
-never run is empty.
+MMDetection computed. ``--cases``, ``--formats`` and ``--dtypes`` run some and keep the other
+results; ``--missing`` leaves out what has a result, to go on where a run was stopped. The JSON is
+written after every export, each with the command and the processor. What was never run is empty.
 """
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from check_backends import against_reference  # noqa: E402
+
+from hrnet_d2.file_io import atomic_write  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "export_matrix.json"
 PAGE = ROOT / "docs" / "deploy.md"
@@ -79,19 +85,47 @@ FORMATS = ("onnx", "openvino", "torchscript", "pt2")
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
 
 
-def run(bare: str, names: list[str], dtypes: list[str]) -> None:
-    """Export, and write the JSON after each family."""
-    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+def chosen_cells(
+    rows: list[dict], names: list[str], formats: list[str], dtypes: list[str], missing: bool
+) -> dict[str, list[tuple[str, str]]]:
+    """The columns to run, by case; with ``missing`` those that have no row."""
+    done = {key(row) for row in rows} if missing else set()
+    chosen = {}
     for name in names:
-        rows = [
-            row for row in rows if (row["case"], row["dtype"]) not in [(name, d) for d in dtypes]
+        columns = COLUMNS if name in TITLES else FEW
+        chosen[name] = [
+            (format, dtype)
+            for format, dtype in columns
+            if format in formats and dtype in dtypes and (name, format, dtype) not in done
         ]
-        rows += run_family(name, bare, dtypes)
-        text = json.dumps({"command": "tools/build_export_matrix.py run", "rows": rows}, indent=1)
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    return {name: columns for name, columns in chosen.items() if columns}
 
 
-def run_family(name: str, bare: str, dtypes: list[str]) -> list[dict]:
+def key(row: dict) -> tuple[str, str, str]:
+    return row["case"], row["format"], row["dtype"]
+
+
+def run(bare: str, chosen: dict[str, list[tuple[str, str]]], rows: list[dict]) -> None:
+    """Export what was chosen in place of its rows, and write the JSON after each export."""
+    from hrnet_d2.benchmark.measuring import environment
+
+    found = environment("cpu")
+    where = {
+        "command": shlex.join(["python", *sys.argv]),
+        "processor": f"{found['processor']} ({found['instructions']})",
+    }
+    cells = {(name, *column) for name, columns in chosen.items() for column in columns}
+    order = [(name, *column) for name in [*TITLES, *OTHERS] for column in COLUMNS]
+    rows = [row for row in rows if key(row) not in cells]
+    for name, columns in chosen.items():
+        for row in run_case(name, columns, bare):
+            rows = sorted([*rows, row | where], key=lambda row: order.index(key(row)))
+            with atomic_write(str(RESULT)) as part:
+                Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+
+
+def run_case(name: str, columns: list[tuple[str, str]], bare: str) -> Iterator[dict]:
+    """A row for each of the columns, as it is done."""
     from hrnet_d2 import Predictor
     from hrnet_d2.data import read_image
     from hrnet_d2.export.checking import check_images
@@ -101,15 +135,13 @@ def run_family(name: str, bare: str, dtypes: list[str]) -> list[dict]:
     from tests.parity import load_case
 
     images = check_images(read_image(str(PHOTOS / "coffee.png")))
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         cfg = case_config(name, Path(folder))
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SIZE
         predictor = Predictor(cfg, optimize=False)
         sources: dict = {}
-        for format, dtype in COLUMNS if name in TITLES else FEW:
-            if dtype not in dtypes:
-                continue
+        for format, dtype in columns:
+            start = time.perf_counter()
             layers = layers_dtype(format, dtype)
             if layers not in sources:
                 sources.clear()
@@ -119,10 +151,9 @@ def run_family(name: str, bare: str, dtypes: list[str]) -> list[dict]:
             row |= run_one(sources[layers], target, format, dtype, images, bare)
             if row.get("equal") and dtype == "float32" and name not in VARIANTS:
                 row["reference"] = hold(target, load_case(name))
-            print(json.dumps(row), flush=True)
-            rows.append(row)
+            print(f"{time.perf_counter() - start:.0f} s: {json.dumps(row)}", flush=True)
+            yield row
             shutil.rmtree(target, ignore_errors=True)
-    return rows
 
 
 def run_one(source, target: Path, format: str, dtype: str, images: list, bare: str) -> dict:
@@ -193,8 +224,8 @@ def table(rows: list[dict]) -> str:
 def _table(rows: list[dict], titles: dict, columns: list, reasons: list[str]) -> list[str]:
     """A row for each column of the matrix, and a column for each case that was run; or []."""
     columns = sorted(columns, key=lambda column: ([*FORMATS].index(column[0]), column[1]))
-    by_cell = {(row["case"], row["format"], row["dtype"]): row for row in rows}
-    cases = [case for case in titles if any(case == key[0] for key in by_cell)]
+    by_cell = {key(row): row for row in rows}
+    cases = [case for case in titles if any(case == cell[0] for cell in by_cell)]
     if not cases:
         return []
     lines = [
@@ -235,15 +266,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=["run", "write"])
     parser.add_argument("--bare", help="an interpreter without torch")
-    parser.add_argument("--cases", nargs="+", default=[*TITLES, *OTHERS])
+    known = [*TITLES, *OTHERS]
+    parser.add_argument("--cases", nargs="+", choices=known, default=known, metavar="CASE")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[*FORMATS])
     parser.add_argument("--dtypes", nargs="+", choices=SHORT, default=[*SHORT])
+    parser.add_argument("--missing", action="store_true", help="run only what has no result")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.task == "write":
         return write(args.check)
     if not args.bare:
         parser.error("run needs --bare PYTHON")
-    run(args.bare, args.cases, args.dtypes)
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    chosen = chosen_cells(rows, args.cases, args.formats, args.dtypes, args.missing)
+    run(args.bare, chosen, rows)
     return 0
 
 

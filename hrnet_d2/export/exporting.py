@@ -250,7 +250,8 @@ def cpu_predictor(cfg: CfgNode | str) -> Predictor:
     """The plain model: what optimization rewrites for PyTorch, other runtimes do on their own.
 
     Raises:
-        ConfigError: if the config asks for test-time augmentation.
+        ConfigError: if the config asks for test-time augmentation, or for images in another format
+            than RGB or BGR.
     """
     if not isinstance(cfg, CfgNode):
         cfg = model_zoo.config_of(cfg)
@@ -260,6 +261,11 @@ def cpu_predictor(cfg: CfgNode | str) -> Predictor:
         raise ConfigError(
             "Test-time augmentation cannot be exported, since it runs the network several times: "
             "set TEST.AUG.ENABLED False, which changes the detections"
+        )
+    if cfg.INPUT.FORMAT not in runtime.CHANNELS:
+        raise ConfigError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: exported detectors take only "
+            f"{' or '.join(runtime.CHANNELS)}"
         )
     cfg.MODEL.DEVICE = "cpu"
     return Predictor(cfg, optimize=False)

@@ -34,8 +34,25 @@ SETTINGS = "settings.json"
 FORMAT_VERSION = 1
 # Pixels: below this the network's coarsest level would be empty.
 MIN_SIDE = 64
-# What the program reads of settings.json.
-REQUIRED = ("format", "graph", "files", "outputs", "arithmetic", "classes", "score_thresh", "input")
+CHANNELS = ("RGB", "BGR")
+# What the program reads of settings.json: types, or the values that there are.
+REQUIRED: dict[str, Any] = {
+    "format": str,
+    "graph": str,
+    "files": dict,
+    "outputs": list,
+    "arithmetic": ("mmdet2", "mmdet1"),
+    "classes": list,
+    "score_thresh": (int, float),
+    "input": dict,
+}
+REQUIRED_OF_INPUT: dict[str, Any] = {
+    "format": CHANNELS,
+    "resize": ("opencv", "detectron2"),
+    "short_edge": int,
+    "long_edge": int,
+    "size_divisibility": int,
+}
 
 MAY_HOLD_CODE = ("torchscript", "pt2")
 
@@ -228,12 +245,26 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: use "
             "the detector.py in the folder, or a newer hrnet_d2"
         )
-    missing = [name for name in REQUIRED if name not in settings]
-    if missing:
-        raise ValueError(f"{path} is damaged, copy the folder or export again: no {missing[0]!r}")
-    if settings["format"] not in _RUNTIMES or settings["graph"] not in settings["files"]:
-        raise ValueError(f"{path} is damaged, copy the folder or export again: format and graph")
+    problem = _wrong_entry(settings, REQUIRED) or _wrong_entry(settings["input"], REQUIRED_OF_INPUT)
+    if not problem and (
+        settings["format"] not in _RUNTIMES or settings["graph"] not in settings["files"]
+    ):
+        problem = "format and graph"
+    if problem:
+        raise ValueError(f"{path} is damaged, copy the folder or export again: {problem}")
     return settings
+
+
+def _wrong_entry(entries: dict[str, Any], required: dict[str, Any]) -> str:
+    """What is missing or wrong; "" if nothing is."""
+    for name, expected in required.items():
+        if name not in entries:
+            return f"no {name!r}"
+        value = entries[name]
+        values = isinstance(expected, tuple) and isinstance(expected[0], str)
+        if value not in expected if values else not isinstance(value, expected):
+            return f"{name!r} is {value!r}"
+    return ""
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:

@@ -93,6 +93,9 @@ def test_test_time_augmentation_is_refused(tmp_path):
     cfg.TEST.AUG.ENABLED = True
     with pytest.raises(ConfigError, match="set TEST.AUG.ENABLED False"):
         cpu_predictor(cfg)
+    cfg.TEST.AUG.ENABLED, cfg.INPUT.FORMAT = False, "L"
+    with pytest.raises(ConfigError, match="INPUT.FORMAT is 'L': .* take only RGB or BGR"):
+        cpu_predictor(cfg)
 
 
 def test_an_image_without_detections(tmp_path):
