@@ -32,7 +32,7 @@ __all__ = ["Detections", "Detector", "digest", "load", "read_image"]
 
 SETTINGS = "settings.json"
 FORMAT_VERSION = 1
-# Pixels: below this the network's coarsest level would be empty.
+# Pixels: torch.export records no graph for sides of one cell of the coarsest level and of more.
 MIN_SIDE = 64
 CHANNELS = ("RGB", "BGR")
 # What the program reads of settings.json: types, or the values that there are.
@@ -134,7 +134,8 @@ class Detector:
         """The graph's inputs for an image.
 
         Returns:
-            "images" (1, 3, H, W) uint8 at the network's size, padded at the right and the bottom;
+            "images" (1, 3, H, W) uint8 at the network's size, padded at the right and the bottom,
+            to 64 pixels at least;
             "size" (2,) int64 height and width without padding; "score_thresh" () float32; in the
             arithmetic of MMDetection 1.x also "scale" () float32.
         """
@@ -145,13 +146,7 @@ class Detector:
         image = _resize(image, entry)
         height, width = image.shape[:2]
         divisor = entry["size_divisibility"]
-        padded = -(-height // divisor) * divisor, -(-width // divisor) * divisor
-        if min(padded) < MIN_SIDE:
-            raise ValueError(
-                f"An image of {original[1]} x {original[0]} pixels (width x height) is resized to "
-                f"{width} x {height}, too thin for an exported network, which needs "
-                f"{MIN_SIDE - divisor + 1} pixels on each side: crop it"
-            )
+        padded = [max(-(-side // divisor) * divisor, MIN_SIDE) for side in (height, width)]
         images = np.zeros((1, 3, *padded), np.uint8)
         images[0, :, :height, :width] = image.transpose(2, 0, 1)
         inputs = {
