@@ -9,7 +9,7 @@ python tools/build_export_matrix.py write --check        exits with 1 if it is o
 onnxruntime and openvino and without torch; it runs the detector.py of the exported folders. The
 weights are those of the reference cases, on a photograph at two sizes that the graph was not
 recorded with. Exports in float32 are also held to the reference cases themselves, which
-MMDetection computed. ``--cases``, ``--formats`` and ``--dtypes`` run some and keep the other
+MMDetection computed. ``--cases`` and ``--columns`` (such as onnx-fp32) run some and keep the other
 results; ``--missing`` leaves out what has a result, to go on where a run was stopped. The JSON is
 written after every export, each with the command and the processor. What was never run is empty.
 """
@@ -31,7 +31,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-from check_backends import against_reference  # noqa: E402
+from check_backends import against_reference, write  # noqa: E402
 
 from hrnet_d2.file_io import atomic_write  # noqa: E402
 
@@ -86,18 +86,14 @@ SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8
 
 
 def chosen_cells(
-    rows: list[dict], names: list[str], formats: list[str], dtypes: list[str], missing: bool
+    rows: list[dict], names: list[str], columns: list[tuple[str, str]], missing: bool
 ) -> dict[str, list[tuple[str, str]]]:
-    """The columns to run, by case; with ``missing`` those that have no row."""
+    """Those of the columns to run, by case; with ``missing`` those that have no row."""
     done = {key(row) for row in rows} if missing else set()
     chosen = {}
     for name in names:
-        columns = COLUMNS if name in TITLES else FEW
-        chosen[name] = [
-            (format, dtype)
-            for format, dtype in columns
-            if format in formats and dtype in dtypes and (name, format, dtype) not in done
-        ]
+        of_case = COLUMNS if name in TITLES else FEW
+        chosen[name] = [c for c in of_case if c in columns and (name, *c) not in done]
     return {name: columns for name, columns in chosen.items() if columns}
 
 
@@ -148,16 +144,18 @@ def run_case(name: str, columns: list[tuple[str, str]], bare: str) -> Iterator[d
                 sources[layers] = Source(predictor, layers)
             target = Path(folder) / "exported"
             row = {"case": name, "format": format, "dtype": dtype}
-            row |= run_one(sources[layers], target, format, dtype, images, bare)
-            if row.get("equal") and dtype == "float32" and name not in VARIANTS:
-                row["reference"] = hold(target, load_case(name))
+            case = load_case(name) if dtype == "float32" and name not in VARIANTS else None
+            row |= run_one(sources[layers], target, format, dtype, images, bare, case)
             print(f"{time.perf_counter() - start:.0f} s: {json.dumps(row)}", flush=True)
             yield row
             shutil.rmtree(target, ignore_errors=True)
 
 
-def run_one(source, target: Path, format: str, dtype: str, images: list, bare: str) -> dict:
-    from hrnet_d2.export import ExportError, ExportMismatchError
+def run_one(
+    source: Any, target: Path, format: str, dtype: str, images: list, bare: str, case: Any
+) -> dict:
+    """What came of one export; ``case`` is a reference case to hold it to, or None."""
+    from hrnet_d2.export import ExportError, ExportMismatchError, load
     from hrnet_d2.export.exporting import write_export
     from hrnet_d2.export.quantizing import Calibration
     from hrnet_d2.export.settings import check_arguments
@@ -180,25 +178,18 @@ def run_one(source, target: Path, format: str, dtype: str, images: list, bare: s
         "comparisons": [comparison.as_dict() for comparison in made.comparisons],
         "mebibytes": round(sum(f.stat().st_size for f in target.iterdir()) / 2**20, 1),
     }
+    predictor = load(target, trusted=True)
     if format in WITHOUT_TORCH:
-        row["without_torch"] = runs_without_torch(target, images[0], bare)
+        row["without_torch"] = runs_without_torch(predictor, target, images[0], bare)
+    if case is not None:
+        entry = predictor.detector.settings["input"]
+        entry["long_edge"], entry["short_edge"] = case.spec["scale"]
+        row["reference"] = against_reference(case, predictor(case.image)["instances"])
     return row
 
 
-def hold(folder: Path, case: Any) -> dict:
-    """The export's detections in the photograph of a reference case against MMDetection's."""
-    from hrnet_d2.export import load
-
-    predictor = load(folder, trusted=True)
-    entry = predictor.detector.settings["input"]
-    entry["long_edge"], entry["short_edge"] = case.spec["scale"]
-    return against_reference(case, predictor(case.image)["instances"])
-
-
-def runs_without_torch(folder: Path, image: np.ndarray, bare: str) -> bool:
+def runs_without_torch(predictor: Any, folder: Path, image: np.ndarray, bare: str) -> bool:
     """Whether the folder's own program gives the same scores where torch cannot be imported."""
-    from hrnet_d2.export import load
-
     photo = folder.parent / "photo.png"
     cv2.imwrite(str(photo), image)
     code = "import importlib.util as u; raise SystemExit(u.find_spec('torch') is not None)"
@@ -207,7 +198,7 @@ def runs_without_torch(folder: Path, image: np.ndarray, bare: str) -> bool:
     # Without this process's PYTHONPATH, which leads to the package.
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={})
     made = [detection["score"] for detection in json.loads(done.stdout)["detections"]]
-    expected = load(folder)(image)["instances"].scores.tolist()
+    expected = predictor(image)["instances"].scores.tolist()
     return bool(len(made) == len(expected) and np.allclose(made, expected, atol=1e-5))
 
 
@@ -251,34 +242,25 @@ def cell(row: dict, reasons: list[str]) -> str:
     return f"{mark} {same}/{total}"
 
 
-def write(check: bool) -> int:
-    text = PAGE.read_text(encoding="utf-8")
-    start, end = (text.index(marker) for marker in MARKERS)
-    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
-    wanted = text[: start + len(MARKERS[0])] + "\n" + table(rows) + text[end:]
-    if check:
-        return int(wanted != text)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=["run", "write"])
     parser.add_argument("--bare", help="an interpreter without torch")
     known = [*TITLES, *OTHERS]
     parser.add_argument("--cases", nargs="+", choices=known, default=known, metavar="CASE")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[*FORMATS])
-    parser.add_argument("--dtypes", nargs="+", choices=SHORT, default=[*SHORT])
+    by_name = {f"{format}-{SHORT[dtype]}": (format, dtype) for format, dtype in COLUMNS}
+    parser.add_argument("--columns", nargs="+", choices=by_name, default=[*by_name])
     parser.add_argument("--missing", action="store_true", help="run only what has no result")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.task == "write":
-        return write(args.check)
+        content = table(json.loads(RESULT.read_text(encoding="utf-8"))["rows"])
+        return write(PAGE, MARKERS, content, args.check)
     if not args.bare:
         parser.error("run needs --bare PYTHON")
     rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
-    chosen = chosen_cells(rows, args.cases, args.formats, args.dtypes, args.missing)
+    columns = [by_name[name] for name in args.columns]
+    chosen = chosen_cells(rows, args.cases, columns, args.missing)
     run(args.bare, chosen, rows)
     return 0
 

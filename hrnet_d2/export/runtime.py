@@ -351,7 +351,10 @@ def _pt2(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    program = torch.export.load(str(path))
+    with warnings.catch_warnings():
+        # That the weights' memory cannot be written to, which nothing does.
+        warnings.simplefilter("ignore", UserWarning)
+        program = torch.export.load(str(path))
     try:
         # The guards hold the remainders that the example's size happened to have, which no result
         # depends on: the exports are checked at other sizes.

@@ -14,8 +14,9 @@ def matrix():
     return module
 
 
-def chosen(matrix, rows, missing, names=("fcos_hrnetv2p_w18", "htc_w48"), dtypes=("float32",)):
-    return matrix.chosen_cells(rows, names, matrix.FORMATS, dtypes, missing)
+def chosen(matrix, rows, missing, names=("fcos_hrnetv2p_w18", "htc_w48")):
+    columns = [(format, dtype) for format, dtype in matrix.COLUMNS if dtype == "float32"]
+    return matrix.chosen_cells(rows, names, columns, missing)
 
 
 def row(case, format, dtype="float32", **values):
