@@ -9,16 +9,20 @@ python tools/build_export_matrix.py write --check        exits with 1 if it is o
 onnxruntime and openvino and without torch; it runs the detector.py of the exported folders. The
 weights are those of the reference cases, on a photograph at two sizes that the graph was not
 recorded with. Exports in float32 are also held to the reference cases themselves, which
-MMDetection computed. ``--cases`` and ``--dtypes`` run some and keep the other results; what was
-never run is empty.
+MMDetection computed. ``--cases`` and ``--columns`` (such as onnx-fp32) run some and keep the other
+results; ``--missing`` leaves out what has a result, to go on where a run was stopped. The JSON is
+written after every export, each with the command and the processor. What was never run is empty.
 """
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-from check_backends import against_reference  # noqa: E402
+from check_backends import against_reference, write  # noqa: E402
+
+from hrnet_d2.file_io import atomic_write  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "export_matrix.json"
 PAGE = ROOT / "docs" / "deploy.md"
@@ -79,19 +85,43 @@ FORMATS = ("onnx", "openvino", "torchscript", "pt2")
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
 
 
-def run(bare: str, names: list[str], dtypes: list[str]) -> None:
-    """Export, and write the JSON after each family."""
-    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+def chosen_cells(
+    rows: list[dict], names: list[str], columns: list[tuple[str, str]], missing: bool
+) -> dict[str, list[tuple[str, str]]]:
+    """Those of the columns to run, by case; with ``missing`` those that have no row."""
+    done = {key(row) for row in rows} if missing else set()
+    chosen = {}
     for name in names:
-        rows = [
-            row for row in rows if (row["case"], row["dtype"]) not in [(name, d) for d in dtypes]
-        ]
-        rows += run_family(name, bare, dtypes)
-        text = json.dumps({"command": "tools/build_export_matrix.py run", "rows": rows}, indent=1)
-        RESULT.write_text(text + "\n", encoding="utf-8")
+        of_case = COLUMNS if name in TITLES else FEW
+        chosen[name] = [c for c in of_case if c in columns and (name, *c) not in done]
+    return {name: columns for name, columns in chosen.items() if columns}
 
 
-def run_family(name: str, bare: str, dtypes: list[str]) -> list[dict]:
+def key(row: dict) -> tuple[str, str, str]:
+    return row["case"], row["format"], row["dtype"]
+
+
+def run(bare: str, chosen: dict[str, list[tuple[str, str]]], rows: list[dict]) -> None:
+    """Export what was chosen in place of its rows, and write the JSON after each export."""
+    from hrnet_d2.benchmark.measuring import environment
+
+    found = environment("cpu")
+    where = {
+        "command": shlex.join(["python", *sys.argv]),
+        "processor": f"{found['processor']} ({found['instructions']})",
+    }
+    cells = {(name, *column) for name, columns in chosen.items() for column in columns}
+    order = [(name, *column) for name in [*TITLES, *OTHERS] for column in COLUMNS]
+    rows = [row for row in rows if key(row) not in cells]
+    for name, columns in chosen.items():
+        for row in run_case(name, columns, bare):
+            rows = sorted([*rows, row | where], key=lambda row: order.index(key(row)))
+            with atomic_write(str(RESULT)) as part:
+                Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+
+
+def run_case(name: str, columns: list[tuple[str, str]], bare: str) -> Iterator[dict]:
+    """A row for each of the columns, as it is done."""
     from hrnet_d2 import Predictor
     from hrnet_d2.data import read_image
     from hrnet_d2.export.checking import check_images
@@ -101,32 +131,31 @@ def run_family(name: str, bare: str, dtypes: list[str]) -> list[dict]:
     from tests.parity import load_case
 
     images = check_images(read_image(str(PHOTOS / "coffee.png")))
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         cfg = case_config(name, Path(folder))
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SIZE
         predictor = Predictor(cfg, optimize=False)
         sources: dict = {}
-        for format, dtype in COLUMNS if name in TITLES else FEW:
-            if dtype not in dtypes:
-                continue
+        for format, dtype in columns:
+            start = time.perf_counter()
             layers = layers_dtype(format, dtype)
             if layers not in sources:
                 sources.clear()
                 sources[layers] = Source(predictor, layers)
             target = Path(folder) / "exported"
             row = {"case": name, "format": format, "dtype": dtype}
-            row |= run_one(sources[layers], target, format, dtype, images, bare)
-            if row.get("equal") and dtype == "float32" and name not in VARIANTS:
-                row["reference"] = hold(target, load_case(name))
-            print(json.dumps(row), flush=True)
-            rows.append(row)
+            case = load_case(name) if dtype == "float32" and name not in VARIANTS else None
+            row |= run_one(sources[layers], target, format, dtype, images, bare, case)
+            print(f"{time.perf_counter() - start:.0f} s: {json.dumps(row)}", flush=True)
+            yield row
             shutil.rmtree(target, ignore_errors=True)
-    return rows
 
 
-def run_one(source, target: Path, format: str, dtype: str, images: list, bare: str) -> dict:
-    from hrnet_d2.export import ExportError, ExportMismatchError
+def run_one(
+    source: Any, target: Path, format: str, dtype: str, images: list, bare: str, case: Any
+) -> dict:
+    """What came of one export; ``case`` is a reference case to hold it to, or None."""
+    from hrnet_d2.export import ExportError, ExportMismatchError, load
     from hrnet_d2.export.exporting import write_export
     from hrnet_d2.export.quantizing import Calibration
     from hrnet_d2.export.settings import check_arguments
@@ -149,25 +178,18 @@ def run_one(source, target: Path, format: str, dtype: str, images: list, bare: s
         "comparisons": [comparison.as_dict() for comparison in made.comparisons],
         "mebibytes": round(sum(f.stat().st_size for f in target.iterdir()) / 2**20, 1),
     }
+    predictor = load(target, trusted=True)
     if format in WITHOUT_TORCH:
-        row["without_torch"] = runs_without_torch(target, images[0], bare)
+        row["without_torch"] = runs_without_torch(predictor, target, images[0], bare)
+    if case is not None:
+        entry = predictor.detector.settings["input"]
+        entry["long_edge"], entry["short_edge"] = case.spec["scale"]
+        row["reference"] = against_reference(case, predictor(case.image)["instances"])
     return row
 
 
-def hold(folder: Path, case: Any) -> dict:
-    """The export's detections in the photograph of a reference case against MMDetection's."""
-    from hrnet_d2.export import load
-
-    predictor = load(folder, trusted=True)
-    entry = predictor.detector.settings["input"]
-    entry["long_edge"], entry["short_edge"] = case.spec["scale"]
-    return against_reference(case, predictor(case.image)["instances"])
-
-
-def runs_without_torch(folder: Path, image: np.ndarray, bare: str) -> bool:
+def runs_without_torch(predictor: Any, folder: Path, image: np.ndarray, bare: str) -> bool:
     """Whether the folder's own program gives the same scores where torch cannot be imported."""
-    from hrnet_d2.export import load
-
     photo = folder.parent / "photo.png"
     cv2.imwrite(str(photo), image)
     code = "import importlib.util as u; raise SystemExit(u.find_spec('torch') is not None)"
@@ -176,7 +198,7 @@ def runs_without_torch(folder: Path, image: np.ndarray, bare: str) -> bool:
     # Without this process's PYTHONPATH, which leads to the package.
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={})
     made = [detection["score"] for detection in json.loads(done.stdout)["detections"]]
-    expected = load(folder)(image)["instances"].scores.tolist()
+    expected = predictor(image)["instances"].scores.tolist()
     return bool(len(made) == len(expected) and np.allclose(made, expected, atol=1e-5))
 
 
@@ -193,8 +215,8 @@ def table(rows: list[dict]) -> str:
 def _table(rows: list[dict], titles: dict, columns: list, reasons: list[str]) -> list[str]:
     """A row for each column of the matrix, and a column for each case that was run; or []."""
     columns = sorted(columns, key=lambda column: ([*FORMATS].index(column[0]), column[1]))
-    by_cell = {(row["case"], row["format"], row["dtype"]): row for row in rows}
-    cases = [case for case in titles if any(case == key[0] for key in by_cell)]
+    by_cell = {key(row): row for row in rows}
+    cases = [case for case in titles if any(case == cell[0] for cell in by_cell)]
     if not cases:
         return []
     lines = [
@@ -220,30 +242,26 @@ def cell(row: dict, reasons: list[str]) -> str:
     return f"{mark} {same}/{total}"
 
 
-def write(check: bool) -> int:
-    text = PAGE.read_text(encoding="utf-8")
-    start, end = (text.index(marker) for marker in MARKERS)
-    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
-    wanted = text[: start + len(MARKERS[0])] + "\n" + table(rows) + text[end:]
-    if check:
-        return int(wanted != text)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=["run", "write"])
     parser.add_argument("--bare", help="an interpreter without torch")
-    parser.add_argument("--cases", nargs="+", default=[*TITLES, *OTHERS])
-    parser.add_argument("--dtypes", nargs="+", choices=SHORT, default=[*SHORT])
+    known = [*TITLES, *OTHERS]
+    parser.add_argument("--cases", nargs="+", choices=known, default=known, metavar="CASE")
+    by_name = {f"{format}-{SHORT[dtype]}": (format, dtype) for format, dtype in COLUMNS}
+    parser.add_argument("--columns", nargs="+", choices=by_name, default=[*by_name])
+    parser.add_argument("--missing", action="store_true", help="run only what has no result")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.task == "write":
-        return write(args.check)
+        content = table(json.loads(RESULT.read_text(encoding="utf-8"))["rows"])
+        return write(PAGE, MARKERS, content, args.check)
     if not args.bare:
         parser.error("run needs --bare PYTHON")
-    run(args.bare, args.cases, args.dtypes)
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    columns = [by_name[name] for name in args.columns]
+    chosen = chosen_cells(rows, args.cases, columns, args.missing)
+    run(args.bare, chosen, rows)
     return 0
 
 

@@ -1,17 +1,21 @@
 #!/usr/bin/env python
-"""Hold every reference case through the Predictor's backends, in float32.
+"""Hold every reference case through what can run a Predictor, in float32.
 
-python tools/check_backends.py --backend openvino       exits with 1 if a case falls short
+python tools/check_backends.py run               exits with 1 if a case falls short
+python tools/check_backends.py write             docs/exactness.md from the JSON
+python tools/check_backends.py write --check     exits with 1 if it is out of date
 
 A case holds if at least 98 of 100 detections have their counterpart in what MMDetection computed
 (same class, IoU > 0.99, scores within 2e-3) and the masks of these an IoU above 0.98; see
-tests/reference/README.md. Backends are values of MODEL.OPTIMIZE.BACKEND. Results go to
-benchmarks/reference_backends.json; those of cases and backends that were not run stay. Exports are
-held by tools/build_export_matrix.py.
+tests/reference/README.md. "plain" is the network without MODEL.OPTIMIZE; the others are values of
+MODEL.OPTIMIZE.BACKEND. Results go to benchmarks/reference_backends.json, each with the command and
+the processor; those of cases and backends that were not run stay. Exports are held by
+tools/build_export_matrix.py.
 """
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "benchmarks" / "reference_backends.json"
-BACKENDS = ("torch", "openvino")
+PAGE = ROOT / "docs" / "exactness.md"
+MARKERS = ("<!-- reference-backends:begin -->\n", "<!-- reference-backends:end -->")
+BACKENDS = ("plain", "torch", "openvino", "inductor")
 MATCHED, MASK_IOU = 0.98, 0.98
 
 
@@ -34,8 +40,9 @@ def hold(name: str, backend: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         cfg = case_config(name, Path(folder))
         cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST = case.spec["scale"]
-        cfg.MODEL.OPTIMIZE.BACKEND = backend
-        found = Predictor(cfg)(case.image)["instances"]
+        if backend != "plain":
+            cfg.MODEL.OPTIMIZE.BACKEND = backend
+        found = Predictor(cfg, optimize=backend != "plain")(case.image)["instances"]
     return {"case": name, "backend": backend} | against_reference(case, found)
 
 
@@ -67,25 +74,78 @@ def against_reference(case: Any, found: Any) -> dict:
     return row | {"holds": holds}
 
 
+def run(names: list[str], backends: list[str]) -> int:
+    """The status: 1 if a case falls short. The JSON is written after every case."""
+    from hrnet_d2.benchmark.measuring import environment
+    from hrnet_d2.file_io import atomic_write
+
+    found = environment("cpu")
+    where = {
+        "command": shlex.join(["python", *sys.argv]),
+        "processor": f"{found['processor']} ({found['instructions']})",
+    }
+    rows = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
+    failed = 0
+    for name in names:
+        for backend in backends:
+            row = hold(name, backend)
+            print(json.dumps(row), flush=True)
+            failed += not row["holds"]
+            rows = [r for r in rows if (r["case"], r["backend"]) != (name, backend)]
+            rows.append(row | where)
+            with atomic_write(str(RESULT)) as part:
+                Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+    return int(failed > 0)
+
+
+def table(rows: list[dict]) -> str:
+    """A line for each case, in Markdown."""
+    by_cell = {(row["case"], row["backend"]): row for row in rows}
+    backends = [b for b in BACKENDS if any(b == row["backend"] for row in rows)]
+    lines = ["| case | " + " | ".join(backends) + " |", "| --- |" + " --- |" * len(backends)]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells = [cell(by_cell.get((case, backend))) for backend in backends]
+        lines.append(f"| `{case.removeprefix('mmdet1/')}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(row: dict | None) -> str:
+    if row is None:
+        return ""
+    mark = "✓" if row["holds"] else "✗"
+    text = f"{mark} {row['matched']}/{row['expected']}, {row['box']:.0e} px, {row['score']:.0e}"
+    return f"{text}, IoU {row['mask_iou']:.3f}" if "mask_iou" in row else text
+
+
+def write(page: Path, markers: tuple[str, str], content: str, check: bool) -> int:
+    """Put ``content`` between the markers of a page.
+
+    Returns:
+        0; with ``check``, which writes nothing, 1 if it is not what stands there.
+    """
+    text = page.read_text(encoding="utf-8")
+    start, end = (text.index(marker) for marker in markers)
+    wanted = f"{text[: start + len(markers[0])]}\n{content.rstrip()}\n\n{text[end:]}"
+    if check:
+        return int(wanted != text)
+    page.write_text(wanted, encoding="utf-8")
+    return 0
+
+
 def main() -> int:
     from tests.export.models import CASES, MMDET1_CASES, OTHER_CASES
 
     names = [*CASES, *OTHER_CASES, *MMDET1_CASES]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS)
-    parser.add_argument("--case", nargs="+", choices=names, default=names)
+    parser.add_argument("task", choices=["run", "write"])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS[:3])
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE")
+    parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    rows = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
-    failed = 0
-    for name in args.case:
-        for backend in args.backend:
-            row = hold(name, backend)
-            print(json.dumps(row), flush=True)
-            failed += not row["holds"]
-            rows = [r for r in rows if (r["case"], r["backend"]) != (name, backend)] + [row]
-            result = {"command": "python tools/check_backends.py", "rows": rows}
-            RESULT.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return int(failed > 0)
+    if args.task == "write":
+        content = table(json.loads(RESULT.read_text("utf-8"))["rows"])
+        return write(PAGE, MARKERS, content, args.check)
+    return run(args.cases, args.backends)
 
 
 if __name__ == "__main__":

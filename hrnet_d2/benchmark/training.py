@@ -67,7 +67,8 @@ class _Step:
     def __init__(self, cfg: CfgNode, size: tuple[int, int], batch: int):
         torch.manual_seed(0)
         cfg.SOLVER.BASE_LR = 1e-6  # random weights must not run away
-        cfg.MODEL.HRNETV2P.NORM_EVAL = True  # as with weights that were loaded
+        if cfg.MODEL.HRNETV2P.NORM_EVAL is None:
+            cfg.MODEL.HRNETV2P.NORM_EVAL = True  # as with weights that were loaded
         model = Trainer.build_model(cfg)
         calibrate_random_weights(model, [synthetic_input(*size)])
         fcos = cfg.MODEL.META_ARCHITECTURE == "FCOS"

@@ -11,7 +11,15 @@ from torch import nn
 
 from .runtime import Detector
 
-__all__ = ["TOLERANCES", "Comparison", "Tolerance", "check_images", "compare", "match"]
+__all__ = [
+    "LOWEST_THRESHOLD",
+    "TOLERANCES",
+    "Comparison",
+    "Tolerance",
+    "check_images",
+    "compare",
+    "match",
+]
 
 # A comparison of fewer detections than these says little.
 ENOUGH = 20
@@ -118,7 +126,7 @@ def compare(
     try:
         expected = [predict(image)["instances"] for image in images]
         while sum(map(len, expected)) < ENOUGH * len(images) and threshold > LOWEST_THRESHOLD:
-            threshold /= 8
+            threshold = max(threshold / 8, LOWEST_THRESHOLD)
             _set_threshold(model, threshold)
             expected = [predict(image)["instances"] for image in images]
         detector.score_thresh = threshold

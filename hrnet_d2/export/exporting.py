@@ -22,7 +22,7 @@ from hrnet_d2.file_io import atomic_write
 
 from . import onnx_format, openvino_format, runtime
 from .building import build_graph, export_program, output_names
-from .checking import TOLERANCES, Comparison, check_images, compare
+from .checking import LOWEST_THRESHOLD, TOLERANCES, Comparison, check_images, compare
 from .errors import ExportMismatchError
 from .evaluating import MOST_LOST, average_precision, check_evaluation
 from .folder import new_folder, refuse_existing
@@ -149,6 +149,11 @@ class Source:
         """The program as ONNX."""
         return onnx_format.convert(self.program, self.outputs)
 
+    @functools.cached_property
+    def openvino(self) -> Any:
+        """``openvino.Model``, which saving and quantizing leave as it is."""
+        return openvino_format.convert(self.onnx)
+
 
 def write_export(
     source: Source,
@@ -186,6 +191,11 @@ def write_export(
         comparisons = compare(detector, predictor, predictor.model, images, TOLERANCES[dtype])
         for line in table(comparisons):
             report(line)
+        if not any(c.expected or c.made for c in comparisons):
+            report(
+                "Nothing was compared: neither found anything, down to scores of "
+                f"{LOWEST_THRESHOLD}. Name a photograph with --image in which there is something"
+            )
         if evaluate:
             report(f"Evaluating both on {predictor.cfg.DATASETS.TEST[0]}")
             precision = _evaluate(predictor, detector, report)
@@ -195,7 +205,7 @@ def write_export(
         if problem := _problem(dtype, comparisons, precision):
             if calibration is not None:
                 report("Looking for the layers that quantization harms most")
-                problem += f". {advice(source, settings, calibration, folder)}"
+                problem += f". {advice(source, settings, calibration)}"
             raise ExportMismatchError(
                 f"The {format} export in {dtype} {problem}. Nothing was written", comparisons
             )
@@ -250,7 +260,8 @@ def cpu_predictor(cfg: CfgNode | str) -> Predictor:
     """The plain model: what optimization rewrites for PyTorch, other runtimes do on their own.
 
     Raises:
-        ConfigError: if the config asks for test-time augmentation.
+        ConfigError: if the config asks for test-time augmentation, or for images in another format
+            than RGB or BGR.
     """
     if not isinstance(cfg, CfgNode):
         cfg = model_zoo.config_of(cfg)
@@ -260,6 +271,11 @@ def cpu_predictor(cfg: CfgNode | str) -> Predictor:
         raise ConfigError(
             "Test-time augmentation cannot be exported, since it runs the network several times: "
             "set TEST.AUG.ENABLED False, which changes the detections"
+        )
+    if cfg.INPUT.FORMAT not in runtime.CHANNELS:
+        raise ConfigError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: exported detectors take only "
+            f"{' or '.join(runtime.CHANNELS)}"
         )
     cfg.MODEL.DEVICE = "cpu"
     return Predictor(cfg, optimize=False)
@@ -276,7 +292,7 @@ def _write_graph(
     elif format == "onnx":
         source.onnx.save(path)
     else:
-        model = openvino_format.convert(source.onnx, folder)
+        model = source.openvino
         if calibration is not None:
             prepare = runtime.Detector(settings, lambda inputs: []).prepare
             model = quantize(model, calibration, prepare)

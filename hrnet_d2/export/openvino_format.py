@@ -10,16 +10,11 @@ if TYPE_CHECKING:
 __all__ = ["convert", "save"]
 
 
-def convert(converted: "torch.onnx.ONNXProgram", folder: Path) -> Any:
-    """The graph as ``openvino.Model``.
-
-    Args:
-        converted: the graph as ONNX.
-        folder: for a file that is deleted again.
-    """
+def convert(converted: "torch.onnx.ONNXProgram") -> Any:
+    """The graph, given as ONNX, as ``openvino.Model``; through a file, which is deleted again."""
     import openvino
 
-    with tempfile.TemporaryDirectory(prefix=".onnx.", dir=folder) as part:
+    with tempfile.TemporaryDirectory(prefix="hrnet_d2_onnx_") as part:
         source = Path(part) / "detector.onnx"
         converted.save(source)
         return openvino.convert_model(str(source))

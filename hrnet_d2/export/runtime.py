@@ -32,10 +32,27 @@ __all__ = ["Detections", "Detector", "digest", "load", "read_image"]
 
 SETTINGS = "settings.json"
 FORMAT_VERSION = 1
-# Pixels: below this the network's coarsest level would be empty.
+# Pixels: torch.export records no graph for sides of one cell of the coarsest level and of more.
 MIN_SIDE = 64
-# What the program reads of settings.json.
-REQUIRED = ("format", "graph", "files", "outputs", "arithmetic", "classes", "score_thresh", "input")
+CHANNELS = ("RGB", "BGR")
+# What the program reads of settings.json: types, or the values that there are.
+REQUIRED: dict[str, Any] = {
+    "format": str,
+    "graph": str,
+    "files": dict,
+    "outputs": list,
+    "arithmetic": ("mmdet2", "mmdet1"),
+    "classes": list,
+    "score_thresh": (int, float),
+    "input": dict,
+}
+REQUIRED_OF_INPUT: dict[str, Any] = {
+    "format": CHANNELS,
+    "resize": ("opencv", "detectron2"),
+    "short_edge": int,
+    "long_edge": int,
+    "size_divisibility": int,
+}
 
 MAY_HOLD_CODE = ("torchscript", "pt2")
 
@@ -117,7 +134,8 @@ class Detector:
         """The graph's inputs for an image.
 
         Returns:
-            "images" (1, 3, H, W) uint8 at the network's size, padded at the right and the bottom;
+            "images" (1, 3, H, W) uint8 at the network's size, padded at the right and the bottom,
+            to 64 pixels at least;
             "size" (2,) int64 height and width without padding; "score_thresh" () float32; in the
             arithmetic of MMDetection 1.x also "scale" () float32.
         """
@@ -128,13 +146,7 @@ class Detector:
         image = _resize(image, entry)
         height, width = image.shape[:2]
         divisor = entry["size_divisibility"]
-        padded = -(-height // divisor) * divisor, -(-width // divisor) * divisor
-        if min(padded) < MIN_SIDE:
-            raise ValueError(
-                f"An image of {original[1]} x {original[0]} pixels (width x height) is resized to "
-                f"{width} x {height}, too thin for an exported network, which needs "
-                f"{MIN_SIDE - divisor + 1} pixels on each side: crop it"
-            )
+        padded = [max(-(-side // divisor) * divisor, MIN_SIDE) for side in (height, width)]
         images = np.zeros((1, 3, *padded), np.uint8)
         images[0, :, :height, :width] = image.transpose(2, 0, 1)
         inputs = {
@@ -228,12 +240,26 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: use "
             "the detector.py in the folder, or a newer hrnet_d2"
         )
-    missing = [name for name in REQUIRED if name not in settings]
-    if missing:
-        raise ValueError(f"{path} is damaged, copy the folder or export again: no {missing[0]!r}")
-    if settings["format"] not in _RUNTIMES or settings["graph"] not in settings["files"]:
-        raise ValueError(f"{path} is damaged, copy the folder or export again: format and graph")
+    problem = _wrong_entry(settings, REQUIRED) or _wrong_entry(settings["input"], REQUIRED_OF_INPUT)
+    if not problem and (
+        settings["format"] not in _RUNTIMES or settings["graph"] not in settings["files"]
+    ):
+        problem = "format and graph"
+    if problem:
+        raise ValueError(f"{path} is damaged, copy the folder or export again: {problem}")
     return settings
+
+
+def _wrong_entry(entries: dict[str, Any], required: dict[str, Any]) -> str:
+    """What is missing or wrong; "" if nothing is."""
+    for name, expected in required.items():
+        if name not in entries:
+            return f"no {name!r}"
+        value = entries[name]
+        values = isinstance(expected, tuple) and isinstance(expected[0], str)
+        if value not in expected if values else not isinstance(value, expected):
+            return f"{name!r} is {value!r}"
+    return ""
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:
@@ -325,7 +351,10 @@ def _pt2(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    program = torch.export.load(str(path))
+    with warnings.catch_warnings():
+        # That the weights' memory cannot be written to, which nothing does.
+        warnings.simplefilter("ignore", UserWarning)
+        program = torch.export.load(str(path))
     try:
         # The guards hold the remainders that the example's size happened to have, which no result
         # depends on: the exports are checked at other sizes.

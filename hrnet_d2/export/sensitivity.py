@@ -1,12 +1,11 @@
 """Which layers quantization harms most: what to name in ``--keep``."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrnet_d2.data import read_image
 
-from . import openvino_format, runtime
+from . import runtime
 from .checking import TOLERANCES, compare
 from .quantizing import Calibration, layer_groups, quantize
 
@@ -20,9 +19,7 @@ CALIBRATED, COMPARED = 30, 10
 NAMED = 3
 
 
-def advice(
-    source: "Source", settings: dict[str, Any], calibration: Calibration, folder: Path
-) -> str:
+def advice(source: "Source", settings: dict[str, Any], calibration: Calibration) -> str:
     """A sentence that names the groups of layers whose quantization changes most.
 
     Each group in turn stays in float32, and the detections on images of the calibration are
@@ -32,9 +29,8 @@ def advice(
         source: of the export.
         settings: of the export.
         calibration: as it was.
-        folder: for a file that is deleted again.
     """
-    model = openvino_format.convert(source.onnx, folder)
+    model = source.openvino
     few = dataclasses.replace(calibration, files=calibration.files[:CALIBRATED])
     shares = {
         group: _share(model, source, settings, few, group)

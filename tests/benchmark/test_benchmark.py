@@ -86,6 +86,17 @@ def test_training_switches():
     assert 12 * 10e6 < row["peak_memory_bytes"] < 4 * 2**30
 
 
+def test_norms_measure_where_the_options_say_so():
+    """Training from scratch is another figure than training on loaded weights."""
+    measuring_norms = {}
+    for opts in ([], ["MODEL.HRNETV2P.NORM_EVAL", "False"]):
+        cfg = training._config(parse(["train"]).config[0], "default", "cpu", opts)
+        trunk = training._Step(cfg, (64, 64), 1).trainer.model.backbone.bottom_up
+        norms = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
+        measuring_norms[len(opts)] = {norm.training for norm in norms}
+    assert measuring_norms == {0: {False}, 2: {True}}
+
+
 def test_switches_combine_and_unknown_ones_are_named(capsys):
     plain = training.switch_options("plain")
     assert training.switch_options("plain+fused-sgd") == [*plain, "SOLVER.FUSED", "True"]

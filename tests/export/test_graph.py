@@ -9,6 +9,7 @@ from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import read_image
 from hrnet_d2.export import ExportedPredictor, ExportError
 from hrnet_d2.export.building import build_graph
+from hrnet_d2.export.checking import TOLERANCES, compare
 from hrnet_d2.export.exporting import Source, cpu_predictor
 from hrnet_d2.export.graph import grouped_nms
 from hrnet_d2.export.runtime import Detector
@@ -93,6 +94,9 @@ def test_test_time_augmentation_is_refused(tmp_path):
     cfg.TEST.AUG.ENABLED = True
     with pytest.raises(ConfigError, match="set TEST.AUG.ENABLED False"):
         cpu_predictor(cfg)
+    cfg.TEST.AUG.ENABLED, cfg.INPUT.FORMAT = False, "L"
+    with pytest.raises(ConfigError, match="INPUT.FORMAT is 'L': .* take only RGB or BGR"):
+        cpu_predictor(cfg)
 
 
 def test_an_image_without_detections(tmp_path):
@@ -138,7 +142,25 @@ def test_soft_nms_is_refused(tmp_path):
         build_graph(Predictor(cfg, optimize=False).model)
 
 
-def test_a_thin_image_is_refused(tmp_path):
-    exported = eager(case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path))
-    with pytest.raises(ValueError, match="too thin"):
-        exported(np.zeros((4, 400, 3), np.uint8))
+@pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "fcos_hrnetv2p_w18"])
+@pytest.mark.parametrize("shape", [(4, 400), (400, 4), (1, 1)])
+def test_a_thin_image_is_padded_as_in_a_batch(name, shape, tmp_path):
+    """A batch pads to its largest image, of two rows of the coarsest level at least here."""
+    predictor = case_predictor(name, tmp_path)
+    exported = eager(predictor)
+    height, width = shape
+    image = np.ascontiguousarray(IMAGE[:height, :width])
+    inputs = exported.detector.prepare(image)
+    padded = inputs["images"].shape[2:]
+    assert min(padded) >= 64 and all(side % 32 == 0 for side in padded)
+
+    @torch.no_grad()
+    def in_a_batch(image):
+        rows, columns = inputs["size"]
+        pixels = torch.from_numpy(inputs["images"][0])
+        own = {"image": pixels[:, :rows, :columns], "height": height, "width": width}
+        return predictor.model([own, {"image": pixels}])[0]
+
+    model, detector = predictor.model, exported.detector
+    (found,) = compare(detector, in_a_batch, model, [image], TOLERANCES["float32"])
+    assert found.ok and found.made >= 5, found
