@@ -25,6 +25,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="a path, or a name of the model zoo; default: the config that the checkpoint brings",
     )
     found.add_argument(
+        "--trusted",
+        action="store_true",
+        help="load a folder in the format torchscript or pt2, whose files may hold code that runs",
+    )
+    found.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)"
     )
     found.add_argument("--port", type=_port, default=8000, help="0: any (default 8000)")

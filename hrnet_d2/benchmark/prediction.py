@@ -27,6 +27,7 @@ __all__ = ["run_prediction", "write_pictures"]
 
 SEED = 7
 DEFAULT_IMAGES = 1000
+WARM_UP = 32  # images
 
 
 def write_pictures(folder: Path, count: int, height: int, width: int) -> int:
@@ -65,13 +66,16 @@ def run_prediction(args: argparse.Namespace) -> list[dict]:
     count = args.images or DEFAULT_IMAGES
     for config in args.config:
         with tempfile.TemporaryDirectory() as folder:
-            pictures = Path(folder, "pictures")
+            pictures, few = Path(folder, "pictures"), Path(folder, "few")
             pictures.mkdir()
+            few.mkdir()
             size = write_pictures(pictures, count, *args.size)
+            write_pictures(few, min(count, WARM_UP), *args.size)
             predictor = _predictor(args, config, Path(folder))
             choices = args.streams or sorted({1, default_streams(args.device == "cpu")})
             measured: dict[int, list[dict]] = {n: [] for n in choices}
-            _measure(predictor, args, pictures, Path(folder, "warm"), choices[-1])
+            for streams in choices:
+                _measure(predictor, args, few, Path(folder, f"warm{streams}"), streams)
             for repetition in range(args.repeat):
                 for streams in choices:
                     output = Path(folder, f"out{streams}-{repetition}")

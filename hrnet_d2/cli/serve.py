@@ -30,7 +30,13 @@ def main(args: argparse.Namespace, prog: str) -> int:
     setup_logger(name="hrnet_d2").setLevel(logging.WARNING)
     taken = server.bind(args.host, args.port)
     try:
-        model = load_model(args.model, args.config_file, args.opts, batch_size=limits.batch_size)
+        model = load_model(
+            args.model,
+            args.config_file,
+            args.opts,
+            batch_size=limits.batch_size,
+            trusted=args.trusted,
+        )
         _warm_up(model)
         app = create_app(model, limits, [args.host, *args.allow_host])
         url = server.url_of(taken)

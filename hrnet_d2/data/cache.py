@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_folder", "cached_json", "write_once"]
+__all__ = ["cache_folder", "cached_json", "name_without_digest", "write_once"]
 
 VARIABLE = "HRNET_D2_CACHE"
 
@@ -75,3 +76,11 @@ def cached_json(data: Any, stem: str) -> Path:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     target = cache_folder() / "annotations" / f"{stem}_{digest}.json"
     return write_once(target, lambda path: path.write_text(text, "utf-8"))
+
+
+def name_without_digest(path: str | os.PathLike[str]) -> str:
+    """The name of a file; of one that :func:`cached_json` wrote, with its stem alone."""
+    path = Path(path)
+    if path.parent != cache_folder() / "annotations":
+        return path.name
+    return re.sub(r"_[0-9a-f]{16}$", "", path.stem) + path.suffix

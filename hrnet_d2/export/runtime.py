@@ -28,7 +28,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-__all__ = ["Detections", "Detector", "digest", "load", "read_image"]
+__all__ = ["Detections", "Detector", "UntrustedError", "digest", "load", "read_image"]
 
 SETTINGS = "settings.json"
 FORMAT_VERSION = 1
@@ -55,6 +55,10 @@ REQUIRED_OF_INPUT: dict[str, Any] = {
 }
 
 MAY_HOLD_CODE = ("torchscript", "pt2")
+
+
+class UntrustedError(ValueError):
+    """A file that may hold code, which loading would run, was not said to be trusted."""
 
 
 @dataclass
@@ -201,8 +205,8 @@ def load(
         FileNotFoundError: if a file of the folder is missing.
         ImportError: if the format's runtime is not installed.
         ValueError: if the folder was made by a newer version, a file in it is damaged or was
-            changed, the runtime has no such device or dtype, or a file that may hold code is not
-            trusted.
+            changed, or the runtime has no such device or dtype.
+        UntrustedError: if a file that may hold code is not trusted; it is a ValueError.
     """
     folder = Path(folder)
     settings = _read_settings(folder)
@@ -210,7 +214,7 @@ def load(
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
     if name in MAY_HOLD_CODE and not trusted:
-        raise ValueError(
+        raise UntrustedError(
             f"Loading {folder / settings['graph']} runs code that is in it: pass trusted=True if "
             "you made it, or export to onnx or openvino"
         )

@@ -1,6 +1,7 @@
 """A predictor as the pipeline uses it: decoded images in, small predictions out."""
 
 import itertools
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -43,6 +44,7 @@ class Detector:
         self.threshold = threshold
         self.batch_size = batch_size
         self.seconds = 0.0
+        self._lock = threading.Lock()
         model = getattr(predictor, "model", None)
         device = "cpu" if model is None else next(model.parameters()).device.type
         self.on_cpu = device == "cpu"
@@ -94,5 +96,6 @@ class Detector:
         outputs = self.predictor(images)
         if self._cuda:
             torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - start
+        with self._lock:
+            self.seconds += time.perf_counter() - start
         return [from_instances(output["instances"], self.threshold) for output in outputs]

@@ -13,7 +13,7 @@ import hrnet_d2
 from hrnet_d2 import model_zoo
 from hrnet_d2.config_file import ConfigError, merge_options, with_weights
 from hrnet_d2.data import num_classes
-from hrnet_d2.export.runtime import SETTINGS
+from hrnet_d2.export.runtime import SETTINGS, UntrustedError
 
 __all__ = ["Category", "Model", "load_model"]
 
@@ -47,24 +47,31 @@ class Model:
 
 
 def load_model(
-    source: str, config_file: str = "", opts: Sequence[str] = (), *, batch_size: int = 8
+    source: str,
+    config_file: str = "",
+    opts: Sequence[str] = (),
+    *,
+    batch_size: int = 8,
+    trusted: bool = False,
 ) -> Model:
     """Load a detector.
 
     Args:
         source: a checkpoint (path or URL), a name of the model zoo for its published checkpoint,
-            or a folder that ``hrnet-d2 export`` wrote. Export folders hold programs: load only
-            those that you trust.
+            or a folder that ``hrnet-d2 export`` wrote.
         config_file: for a checkpoint that brings no config, or another one than it brings.
         opts: KEY VALUE pairs that override the config.
         batch_size: the most images that run through the network at once.
+        trusted: an exported folder is one's own. The formats "torchscript" and "pt2" need it:
+            their files may hold code, which loading runs.
 
     Raises:
-        ConfigError: if a folder is no export, or options are given for one.
+        ConfigError: if a folder is no export, is damaged, may hold code and is not trusted, needs
+            a runtime that is not installed, or if options are given for one.
         CheckpointError, ModelZooError, OSError: if it cannot be loaded.
     """
     if os.path.isdir(source):
-        return _exported(source, config_file, opts)
+        return _exported(source, config_file, opts, trusted)
     cfg = _config(source, config_file, opts)
     predictor = hrnet_d2.Predictor(cfg, batch_size=batch_size)
     return _of_predictor(predictor, _name(source))
@@ -104,7 +111,7 @@ def _of_predictor(predictor: hrnet_d2.Predictor, name: str) -> Model:
     )
 
 
-def _exported(folder: str, config_file: str, opts: Sequence[str]) -> Model:
+def _exported(folder: str, config_file: str, opts: Sequence[str], trusted: bool) -> Model:
     from hrnet_d2 import export
 
     if not os.path.isfile(os.path.join(folder, SETTINGS)):
@@ -117,7 +124,12 @@ def _exported(folder: str, config_file: str, opts: Sequence[str]) -> Model:
             f"{folder} is an exported detector, whose settings are fixed: leave --config-file and "
             "--opts out, or export it again with them"
         )
-    predictor = export.load(folder)
+    try:
+        predictor = export.load(folder, trusted=trusted)
+    except UntrustedError as error:
+        raise ConfigError(f"{error} (`hrnet-d2 serve --trusted` passes it)") from None
+    except (ImportError, ValueError) as error:
+        raise ConfigError(str(error)) from None
     settings = predictor.detector.settings
     names = predictor.detector.classes
 

@@ -1,7 +1,9 @@
 """Answers are what Predictor returns, for every family and for exports."""
 
+import hashlib
 import io
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from hrnet_d2 import Predictor, export, model_zoo
 from hrnet_d2.checkpoint import Checkpointer
+from hrnet_d2.cli import main
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.evaluation.rle import encode_masks
 from hrnet_d2.serving import load_model
@@ -121,16 +124,79 @@ def test_images_are_read_upright(checkpoint):
 def test_an_exported_folder(checkpoint, tmp_path):
     folder = tmp_path / "exported"
     export.export(model_zoo.config_of(checkpoint("mask_rcnn")), folder, format="torchscript")
-    model = load_model(str(folder))
+    model = load_model(str(folder), trusted=True)
     image = photograph()
     with serving(model) as client:
         answer = client.post(png(image)).json
-    expected = coco_of(export.load(folder)(image)["instances"])
+    expected = coco_of(export.load(folder, trusted=True)(image)["instances"])
     assert [{key: a[key] for key in expected[0]} for a in answer["annotations"]] == expected
     assert [c["name"] for c in answer["categories"]] == ["ant", "bee", "cat"]
     assert model.masks and len(expected) > 5
     with pytest.raises(ConfigError, match="settings are fixed"):
         load_model(str(folder), opts=["MODEL.DEVICE", "cpu"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """From a format to an exported folder whose graph is no graph."""
+
+    def make(format):
+        content = {
+            "format_version": 1,
+            "format": format,
+            "graph": "graph",
+            "files": {"graph": hashlib.sha256(b"no graph").hexdigest()},
+            "outputs": ["boxes", "scores", "classes"],
+            "arithmetic": "mmdet2",
+            "classes": ["ant"],
+            "score_thresh": 0.05,
+            "input": {},
+        }
+        (tmp_path / "graph").write_bytes(b"no graph")
+        (tmp_path / "settings.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return make
+
+
+def error_of(capsys, *words):
+    assert main(["serve", *words, "--port", "0"]) == 1
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+def test_exports_that_may_hold_code_must_be_trusted(folder, format, capsys):
+    error = error_of(capsys, str(folder(format)))
+    assert "ConfigError" in error and "--trusted" in error and "runs code" in error
+
+
+def test_trusted_reaches_the_loader(folder, monkeypatch, capsys):
+    """What the loader does with it is tested in tests/export."""
+
+    def load(folder, trusted):
+        raise ValueError(f"trusted is {trusted}")
+
+    monkeypatch.setattr(export, "load", load)
+    path = str(folder("pt2"))
+    assert "ConfigError: trusted is False" in error_of(capsys, path)
+    assert "ConfigError: trusted is True" in error_of(capsys, path, "--trusted")
+
+
+def test_a_runtime_that_is_not_installed_is_named(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "pip install onnxruntime" in error_of(capsys, str(folder("onnx")))
+
+
+def test_an_export_that_is_damaged(folder, capsys):
+    path = folder("onnx")
+    (path / "graph").write_bytes(b"another")
+    assert "is not the file that was exported" in error_of(capsys, str(path))
+    (path / "graph").unlink()
+    assert "graph is missing" in error_of(capsys, str(path))
+    (path / "settings.json").write_text("{")
+    assert "settings.json is damaged" in error_of(capsys, str(path))
 
 
 def test_a_folder_that_is_no_export(tmp_path):

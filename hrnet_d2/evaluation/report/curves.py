@@ -83,10 +83,13 @@ def best_threshold(score: np.ndarray, correct: np.ndarray, objects: int) -> dict
         objects: number of objects.
 
     Returns:
-        "threshold", "f1", "precision" and "recall"; None without detections or objects.
+        "threshold", "f1", "precision" and "recall"; None without detections or objects. The
+        threshold is None if no detection is correct: then every one has an F1 of 0.
     """
     if not len(score) or not objects:
         return dict.fromkeys(("threshold", "f1", "precision", "recall"))
+    if not correct.any():
+        return {"threshold": None, "f1": 0.0, "precision": 0.0, "recall": 0.0}
     order = np.argsort(-score, kind="stable")
     true = np.cumsum(correct[order])
     number = np.arange(1, len(order) + 1)

@@ -1,6 +1,7 @@
 """The images that the page shows: which ones, their thumbnails, and what is drawn on them."""
 
 import base64
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 SIDE = 560  # of thumbnails, the longer one, in pixels
 QUALITY = 80  # of their JPEG
-BUDGET = 24 * 2**20  # bytes of all thumbnails; base64 makes them a third longer
+# Bytes of the page, which stays below 50 MB whatever it is about: of all thumbnails, as base64,
+# and of what is drawn over them.
+BUDGET = 22 * 2**20
+DRAWINGS = 10 * 2**20
 LEAST_SCORE = 0.05  # of detections in the gallery
 MOST_DETECTIONS = 60  # of an image and run
 MOST_OBJECTS = 200  # of an image
@@ -33,7 +37,7 @@ MOST_POINTS = 60  # of an outline
 def build_gallery(
     runs: Sequence[dict[str, Analysis]], folder: Path | None, most: int
 ) -> dict[str, Any]:
-    """Choose images, and make their thumbnails and drawings.
+    """Choose images, and make their thumbnails and drawings, as many as the page may hold.
 
     Args:
         runs: one or two runs, by task.
@@ -47,7 +51,7 @@ def build_gallery(
     truth = analyses[0].truth
     images: list[dict[str, Any]] = []
     pictures: list[str] = []
-    used, problems = 0, 0
+    used, drawn, problems = 0, 0, 0
     for i in _choose(runs, most):
         width, height = truth.sizes[i].tolist()
         scale = min(1.0, SIDE / max(width, height))
@@ -59,14 +63,17 @@ def build_gallery(
             "objects": _objects(runs, i, scale),
             "runs": [_detections(run, i, scale) for run in runs],
         }
+        drawn += len(json.dumps(entry))
+        if drawn > DRAWINGS and images:
+            break
         if folder is not None and used < BUDGET:
             jpeg = _thumbnail(truth, i, folder, (entry["width"], entry["height"]))
             if jpeg is None:
                 problems += 1
             else:
-                used += len(jpeg)
                 entry["picture"] = len(pictures)
                 pictures.append("data:image/jpeg;base64," + base64.b64encode(jpeg).decode())
+                used += len(pictures[-1])
         images.append(entry)
     if problems:
         logger.warning(
@@ -126,10 +133,15 @@ def _classes_in_turns(items: np.ndarray, cls: np.ndarray) -> np.ndarray:
 
 
 def _objects(runs: Sequence[dict[str, Analysis]], image: int, scale: float) -> list[dict]:
-    """The objects of an image; for each run and task the score of the detection that found it, and
-    of the highest mistake that is about it (-1: none)."""
-    truth = next(iter(runs[0].values())).truth
-    indices = np.flatnonzero(truth.image == image)[:MOST_OBJECTS]
+    """The objects of an image, of too many those that were missed first; for each run and task the
+    score of the detection that found it, and of the highest mistake that is about it (-1: none)."""
+    analysis = next(iter(runs[0].values()))
+    truth = analysis.truth
+    low, high = np.searchsorted(truth.image, [image, image + 1])
+    indices = np.arange(low, high)
+    if len(indices) > MOST_OBJECTS:
+        missed = analysis.missed[low:high]
+        indices = np.sort(indices[np.argsort(~missed, kind="stable")][:MOST_OBJECTS])
     entries = []
     for t in indices.tolist():
         entry: dict[str, Any] = {

@@ -3,13 +3,14 @@
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from hrnet_d2.data.cache import name_without_digest
 from hrnet_d2.file_io import atomic_write
 
 from .analysis import analyze
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MOST_IMAGES = 300  # in the gallery
 HTML_SUFFIXES = (".html", ".htm")
+RESULTS = "coco_instances_results.json"  # as Detectron2's evaluator names them
+EVALUATIONS = ("inference", "inference_TTA")  # folders of an output folder
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def write_report(
     against: str | os.PathLike[str] | None = None,
     title: str | None = None,
     max_images: int = MOST_IMAGES,
+    source: str | os.PathLike[str] | None = None,
 ) -> ReportFiles:
     """Write a report of an evaluation: a page, the numbers for programs, and Markdown.
 
@@ -58,8 +62,9 @@ def write_report(
         output: the HTML file to write; its folder is created.
         images: the folder of the images, for the gallery. Without it boxes are shown alone.
         against: results of another run on the same annotations, to compare with.
-        title: of the page; default: names of the results and the annotations.
+        title: of the page; default: names of the run and the annotations.
         max_images: in the gallery.
+        source: the file that ``annotations`` is a completed copy of, which the report names.
 
     Raises:
         FileNotFoundError: if an input does not exist.
@@ -75,12 +80,14 @@ def write_report(
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"There is no folder of images {folder}")
     truth = read_truth(annotations)
+    if source is not None:
+        truth = replace(truth, source=str(source))
     names = _names([results] if against is None else [results, against])
     runs = []
     for path, name in names:
         detections = read_results(path, truth)
         runs.append((name, {task: analyze(truth, detections, task) for task in detections.tasks}))
-    title = title or f"{names[0][1]} on {Path(annotations).stem}"
+    title = title or f"{names[0][1]} on {Path(truth.source).stem}"
     summary = summarize(truth, runs, title)
     gallery = build_gallery([analyses for _, analyses in runs], folder, max_images)
     page = build_page(truth, runs, gallery, summary.get("comparison", {}), title)
@@ -115,29 +122,47 @@ def write_reports(cfg: CfgNode) -> list[ReportFiles]:
         folder = Path(cfg.OUTPUT_DIR) / "inference" / name
         metadata = MetadataCatalog.get(name)
         images = metadata.get("image_root")
+        # Data given by path have a name with a hash, and perhaps a completed copy of their file.
+        own = metadata.get("custom_data")
+        source = name_without_digest(metadata.source[0]) if own else None
         reports.append(
             write_report(
-                folder / "coco_instances_results.json",
+                folder / RESULTS,
                 PathManager.get_local_path(metadata.json_file),
                 folder / "report.html",
                 images=PathManager.get_local_path(images) if images else None,
-                title=f"{Path(cfg.OUTPUT_DIR).name} on {name}",
+                title=f"{_run_of(cfg)} on {Path(source).stem if source else name}",
+                source=source,
             )
         )
     return reports
 
 
+def _run_of(cfg: CfgNode) -> str:
+    return Path(os.path.abspath(cfg.OUTPUT_DIR)).name
+
+
 def _names(paths: list[str | os.PathLike[str]]) -> list[tuple[str | os.PathLike[str], str]]:
     """Short names of the results files that tell them apart."""
-    parts = [Path(path).absolute().with_suffix("").parts for path in paths]
-    # Detectron2 gives every results file the same name: then the folders differ.
+    runs = [_run_folder(Path(path).absolute()) for path in paths]
+    parts = [run.parts for run in runs]
+    if len(set(parts)) < len(parts):  # one run with and without test-time augmentation
+        parts = [Path(path).absolute().with_suffix("").parts for path in paths]
+    # Runs may have folders of the same name: then the folders around them differ.
     while len(parts) > 1 and all(p and p[-1] == parts[0][-1] for p in parts):
         if len(set(parts)) == 1:
             break
         parts = [p[:-1] for p in parts]
     names = [p[-1] if p else str(path) for p, path in zip(parts, paths, strict=True)]
-    if len(paths) == 1 and names[0] == "coco_instances_results" and len(parts[0]) > 1:
-        names = [parts[0][-2]]
     if len(set(names)) < len(names):
         names = [f"{name} ({i})" for i, name in enumerate(names, 1)]
     return list(zip(paths, names, strict=True))
+
+
+def _run_folder(results: Path) -> Path:
+    """The folder that names a run: RUN of RUN/inference/DATASET/coco_instances_results.json; of
+    other files that Detectron2 named, their own; of others, the file without its suffix."""
+    if results.name != RESULTS:
+        return results.with_suffix("")
+    folder = results.parent
+    return folder.parent.parent if folder.parent.name in EVALUATIONS else folder

@@ -232,6 +232,34 @@ def test_other_scripts_do_not_run(files, tmp_path):
     assert 'data-ready="yes"' in done.stdout and 'data-taken="yes"' not in done.stdout
 
 
+def test_bars_of_ap_start_below_each_other(tmp_path):
+    """Whatever the width of the number beside them: 100.0, 0.0 and none."""
+    truth, results, _ = planted.write(tmp_path)
+    data = json.loads(truth.read_text())
+    data["categories"].append({"id": 99, "name": "without objects"})
+    truth.write_text(json.dumps(data))
+    of_dogs = [a for a in data["annotations"] if a["category_id"] == planted.DOG]
+    perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} for a in of_dogs]
+    results.write_text(json.dumps([r | {"score": 0.9} for r in perfect]))
+    page = write_report(results, truth, tmp_path / "p.html").html
+    script = """
+        return [...document.querySelectorAll('#class-table tbody tr')].map((row) => [
+            row.cells[2].textContent, row.querySelector('.meter').getBoundingClientRect().left]);
+    """
+    rows = ask(page, tmp_path, script)
+    assert [text for text, _ in rows] == ["0.0", "100.0", "\u2013"]
+    assert len({left for _, left in rows}) == 1
+
+
+def test_no_correct_detection(tmp_path):
+    truth, results, _ = planted.write(tmp_path)
+    found = [r | {"bbox": [150, 1, 9, 9]} for r in planted.results()]
+    results.write_text(json.dumps(found))
+    page = write_report(results, truth, tmp_path / "p.html").html
+    words = ask(page, tmp_path, "return document.querySelector('.hero .words').textContent;")
+    assert words == "No detection is correct at an IoU of 0.5."
+
+
 def test_no_detections(tmp_path):
     truth, results, images = planted.write(tmp_path)
     results.write_text("[]")

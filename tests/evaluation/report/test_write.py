@@ -5,10 +5,14 @@ import re
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+from detectron2.config import get_cfg
 
 from hrnet_d2.cli import main
-from hrnet_d2.evaluation.report import write_report
+from hrnet_d2.data import register_custom_data
+from hrnet_d2.data.cache import cached_json
+from hrnet_d2.evaluation.report import write_report, write_reports
 from tests.evaluation.report import planted
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>"
@@ -131,6 +135,82 @@ def test_the_gallery_is_bounded(tmp_path, monkeypatch):
     assert len(data_of(page, "pictures")) == 1 and len(data_of(page, "data")["gallery"]) == 5
 
 
+def crowded(folder, images, objects, *, masks=False):
+    """Annotations and results of many images that show noise, and of many objects each."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    noise = rng.integers(0, 256, (480, 640, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (0, 0), 2))[1].tobytes()
+    entries, annotations, found = [], [], []
+    for image in range(1, images + 1):
+        name = f"{image}.jpg"
+        (folder / "images" / name).write_bytes(jpeg)
+        entries.append({"id": image, "file_name": name, "width": 640, "height": 480})
+        for _ in range(objects):
+            x, y, w, h = box = rng.uniform((0, 0, 9, 9), (500, 400, 130, 70)).round(1).tolist()
+            annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": 1}
+            annotation |= {"bbox": box, "area": w * h, "iscrowd": 0}
+            result = {"image_id": image, "category_id": 1, "bbox": box}
+            result["score"] = float(rng.uniform(0.05, 1))
+            if masks:
+                angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+                radius = rng.uniform(0.25, 0.5, 24)
+                points = np.stack((np.cos(angles) * w, np.sin(angles) * h), 1) * radius[:, None]
+                outline = (points + (x + w / 2, y + h / 2)).round(1).reshape(-1).tolist()
+                annotation["segmentation"] = [outline]
+                rle = mask_util.merge(mask_util.frPyObjects([outline], 480, 640))
+                result["segmentation"] = {"size": [480, 640], "counts": rle["counts"].decode()}
+            annotations.append(annotation)
+            found.append(result)
+    data = {"images": entries, "annotations": annotations}
+    data["categories"] = [{"id": 1, "name": "thing"}]
+    (folder / "truth.json").write_text(json.dumps(data))
+    (folder / "results.json").write_text(json.dumps(found))
+    return folder / "results.json", folder / "truth.json"
+
+
+def test_drawings_are_bounded(tmp_path, monkeypatch):
+    paths = crowded(tmp_path, images=8, objects=40)
+
+    def gallery(drawings):
+        monkeypatch.setattr("hrnet_d2.evaluation.report.gallery.DRAWINGS", drawings)
+        page = write_report(*paths, tmp_path / "page.html").html.read_text()
+        return data_of(page, "data")["gallery"]
+
+    entries = gallery(10**9)
+    sizes = np.cumsum([len(json.dumps(entry)) for entry in entries])
+    assert len(entries) == 8
+    assert gallery(int(sizes[4])) == entries[:5]
+    assert gallery(int(sizes[4]) - 1) == entries[:4]
+    assert gallery(1) == entries[:1]
+
+
+def test_of_too_many_objects_the_missed_ones_are_drawn(tmp_path):
+    results, truth = crowded(tmp_path, images=1, objects=400)
+    found = json.loads(results.read_text())
+    results.write_text(json.dumps([r | {"score": 0.9} for r in found[:98]]))
+    page = write_report(results, truth, tmp_path / "page.html").html.read_text()
+    (entry,) = data_of(page, "data")["gallery"]
+    hits = [o["runs"][0]["bbox"][0] >= 0 for o in entry["objects"]]
+    assert len(hits) == 200 and not any(hits)
+
+
+@pytest.mark.slow
+def test_the_page_of_many_crowded_images_is_below_50_megabytes(tmp_path):
+    """5,000 images with 100,000 objects, two runs with masks, as many images as are there."""
+    results, truth = crowded(tmp_path, images=5000, objects=20, masks=True)
+    files = write_report(
+        results,
+        truth,
+        tmp_path / "page.html",
+        images=tmp_path / "images",
+        against=results,
+        max_images=5000,
+    )
+    assert 25e6 < files.html.stat().st_size < 50e6
+    assert len(data_of(files.html.read_text(), "pictures")) > 300
+
+
 def test_thumbnails_are_small_and_drawings_scaled(tmp_path):
     truth, results, images = planted.write(tmp_path)
     data = json.loads(truth.read_text())
@@ -239,12 +319,68 @@ def test_paths_that_cannot_be_used(tmp_path, capsys):
         write_report(results, truth, tmp_path / "page.json")
 
 
-def test_runs_are_named_by_what_differs(tmp_path):
+def results_of(folder, results):
+    """Results where an evaluation writes them; the path below ``folder``."""
+    path = folder / "coco_instances_results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(results.read_text())
+    return path
+
+
+def test_runs_are_named_after_their_output_folders(tmp_path):
+    """Not after the data's, which have a hash in their name; or after what tells them apart."""
     truth, results, _ = planted.write(tmp_path)
-    paths = []
-    for name in ("old", "new"):
-        paths.append(tmp_path / name / "inference" / "val" / "coco_instances_results.json")
-        paths[-1].parent.mkdir(parents=True)
-        paths[-1].write_text(results.read_text())
-    summary = write_report(paths[1], truth, tmp_path / "page.html", against=paths[0]).summary
-    assert [run["name"] for run in summary["runs"]] == ["new", "old"]
+    old = results_of(tmp_path / "old" / "inference" / "custom_truth_12345678", results)
+    new = results_of(tmp_path / "new" / "inference" / "custom_truth_87654321", results)
+    again = results_of(tmp_path / "new" / "inference_TTA" / "custom_truth_87654321", results)
+    twin = results_of(tmp_path / "twins" / "new" / "inference" / "custom_truth_1", results)
+    alone = results_of(tmp_path / "alone", results)
+
+    def names(*paths):
+        against = paths[1] if len(paths) > 1 else None
+        summary = write_report(paths[0], truth, tmp_path / "p.html", against=against).summary
+        return [summary["title"], *(run["name"] for run in summary["runs"])]
+
+    assert names(new) == ["new on truth", "new"]
+    assert names(new, old) == ["new on truth", "new", "old"]
+    assert names(alone, old) == ["alone on truth", "alone", "old"]
+    assert names(again, new)[1:] == ["inference_TTA", "inference"]
+    assert names(twin, new)[1:] == ["twins", tmp_path.name]
+    assert names(results, new)[1:] == ["results", "new"]
+    assert names(results, results)[1:] == ["results (1)", "results (2)"]
+
+
+@pytest.mark.parametrize("folder", ["", "data/"])
+def test_own_data_are_named_as_they_are(tmp_path, monkeypatch, folder):
+    """Not by the registered name and the completed copy, which have hashes in theirs."""
+    monkeypatch.setenv("HRNET_D2_CACHE", str(tmp_path / "cache"))
+    truth, results, images = planted.write(tmp_path)
+    data = json.loads(truth.read_text())
+    for annotation in data["annotations"]:
+        del annotation["area"]
+    # A layout that has no COCO file is read into one in the cache.
+    own = cached_json(data, "valid") if folder else tmp_path / "valid.json"
+    own.write_text(json.dumps(data))
+    cfg = get_cfg()
+    _, name = register_custom_data(val_json=own, val_images=images)
+    assert re.search("custom_valid_.*[0-9a-f]{8}", name)
+    cfg.DATASETS.TEST = (name,)
+    cfg.OUTPUT_DIR = str(tmp_path / "mine" / ".")
+    results_of(tmp_path / "mine" / "inference" / name, results)
+    (files,) = write_reports(cfg)
+    assert files.summary["title"] == "mine on valid"
+    assert files.summary["runs"][0]["name"] == "mine"
+    assert files.summary["dataset"]["annotations"] == "valid.json"
+    assert "custom_" not in files.markdown.read_text()
+
+
+def test_no_threshold_without_a_correct_detection(tmp_path):
+    truth, results, _ = planted.write(tmp_path)
+    wrong = [r for r, d in zip(planted.results(), planted.DETECTIONS, strict=True) if d[1] == 7]
+    results.write_text(json.dumps([r | {"bbox": [150, 1, 9, 9]} for r in wrong]))
+    files = write_report(results, truth, tmp_path / "a.html")
+    cat, dog = (c["best"] for c in files.summary["runs"][0]["tasks"]["bbox"]["classes"])
+    assert cat == {"threshold": None, "f1": None, "precision": None, "recall": None}
+    assert dog == {"threshold": None, "f1": 0, "precision": 0, "recall": 0}
+    (row,) = [line for line in files.markdown.read_text().splitlines() if "| dog" in line]
+    assert row.endswith("|  | 0.0 |")

@@ -14,9 +14,11 @@ function drawSummary() {
   const costs = DATA.kinds.map((kind) => ({ kind, cost: tasks.cost[kind] })).sort((a, b) => b.cost - a.cost);
   const scale = Math.max(0.01, ...costs.map((c) => c.cost));
   const compared = other ? h("p", { class: "words" }, h("b", {}, ONE.name), ` against ${DATA.runs[1].name}, whose AP is ${percent(before("AP"))}.`) : null;
-  const words = isNumber(best.precision)
-    ? ["At scores from ", h("b", {}, score(tasks.threshold)), ", where F1 is best, ", h("b", {}, `${percent(best.recall, 0)}\u00a0%`), " of the objects are found and ", h("b", {}, `${percent(best.precision, 0)}\u00a0%`), " of the detections are correct."]
-    : ["There is no detection."];
+  const words = !isNumber(best.precision) && !tasks.detections
+    ? ["There is no detection."]
+    : !best.true
+      ? ["No detection is correct at an IoU of 0.5."]
+      : ["At scores from ", h("b", {}, score(tasks.threshold)), ", where F1 is best, ", h("b", {}, `${percent(best.recall, 0)}\u00a0%`), " of the objects are found and ", h("b", {}, `${percent(best.precision, 0)}\u00a0%`), " of the detections are correct."];
   replace($("summary"), h("div", { class: "hero" },
     h("div", { class: "card" },
       h("div", { class: "big" }, h("b", {}, percent(now.AP)), h("span", {}, state.task === "segm" ? "mask AP " : "box AP ", change(now.AP, before("AP")))),

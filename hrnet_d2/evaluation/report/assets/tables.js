@@ -41,7 +41,7 @@ function classTable() {
   const columns = [
     { name: "class", value: (r) => r.name, cell: (r) => h("button", { type: "button", class: "link", onclick: () => choose({ cls: state.cls === r.k ? -1 : r.k, shown: 24 }) }, r.name) },
     { name: "objects", value: (r) => r.objects, cell: (r) => number(r.objects) },
-    { name: "AP", value: (r) => r.AP, cell: (r) => [h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: { width: `${100 * (r.AP || 0)}%` } })), percent(r.AP)] },
+    { name: "AP", value: (r) => r.AP, cell: (r) => [h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: { width: `${100 * (r.AP || 0)}%` } })), h("span", { class: "measured" }, percent(r.AP))] },
     other && { name: "change", title: "AP minus that of the other run", value: (r) => (isNumber(r.AP) && isNumber(r.before) ? r.AP - r.before : null), cell: (r) => change(r.AP, r.before) },
     number1("AP50"), number1("AP75"), number1("APs", "AP of objects below 32\u00b2 pixels"), number1("APm", "32\u00b2 to 96\u00b2 pixels"),
     number1("APl", "above 96\u00b2 pixels"), number1("AR100", "average recall"),
