@@ -5,21 +5,25 @@ and :class:`hrnet_d2.Predictor` check a config by it.
 """
 
 import difflib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import log_first_n
 
 from .arguments.choices import TRACKERS
-from .config_file import ConfigError, lookup
+from .config import add_hrnet_config
+from .config_file import ConfigError, flat_keys, lookup
 from .config_parts import head_levels, part_problems
 from .config_parts import is_two_stage as _is_two_stage
 
 __all__ = ["RULES", "Rule", "check_config"]
+
+ONLY_TRAINING = ("SOLVER.", "DATALOADER.")
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ def check_config(cfg: CfgNode, *, train: bool = True) -> None:
     Raises:
         ConfigError: with every problem: key, value, what is allowed.
     """
-    problems = []
+    problems = list(_empty(cfg, train))
     for key, rule in RULES.items():
-        if not train and key.startswith(("SOLVER.", "DATALOADER.")):
+        if not train and key.startswith(ONLY_TRAINING):
             continue
         value = lookup(cfg, key)
         if value is None or not rule.needed(cfg):
@@ -63,7 +67,7 @@ def check_config(cfg: CfgNode, *, train: bool = True) -> None:
     for check in BETWEEN_KEYS:
         try:
             problems += check(cfg, train)
-        except (IndexError, TypeError, ValueError):
+        except (AttributeError, IndexError, TypeError, ValueError):
             if not problems:  # else it is for one of them
                 raise
     if problems:
@@ -74,6 +78,22 @@ def check_config(cfg: CfgNode, *, train: bool = True) -> None:
         )
     for doubt in _doubts(cfg) if train else ():
         log_first_n(logging.WARNING, doubt, name=__name__, key="message")
+
+
+def _empty(cfg: CfgNode, train: bool) -> Iterable[str]:
+    """Keys without a value, as ``MAX_ITER:`` alone in a line of YAML leaves them."""
+    for key, default in _defaults().items():
+        if default is None or (not train and key.startswith(ONLY_TRAINING)):
+            continue
+        if lookup(cfg, key, default) is None:
+            yield f"{key} has no value (None): delete it, or write one, such as {default!r}"
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    cfg = get_cfg()
+    add_hrnet_config(cfg)
+    return {key: lookup(cfg, key) for key in flat_keys(cfg)}
 
 
 def _doubts(cfg: CfgNode) -> Iterable[str]:

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+LONGEST = 1000  # characters of another library's error in a message
+
+
 class ConfigError(ValueError):
     """A config cannot be used: which file or key, what is wrong, what to do."""
 
@@ -43,6 +46,9 @@ def merge_file(cfg: CfgNode, path: str) -> None:
             type than the key's default.
     """
     values = _read(path)
+    for key, value in _items(values):
+        if value is None and isinstance(lookup(cfg, key), CfgNode):
+            raise ConfigError(f"{path}: the section {key} is empty: write its keys, or delete it")
     _forget_types(cfg, flat_keys(values))
     # Detectron2 upgrades the files of its first version, whose keys have other names.
     if values.get("VERSION", cfg.VERSION) == cfg.VERSION:
@@ -111,12 +117,17 @@ def with_weights(options: Sequence[str], weights: str | None) -> list[str]:
 
 def flat_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The full names of all values: ``MODEL.WEIGHTS``, ..."""
+    for name, _ in _items(values, prefix):
+        yield name
+
+
+def _items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            yield from flat_keys(value, f"{name}.")
+            yield from _items(value, f"{name}.")
         else:
-            yield name
+            yield name, value
 
 
 class _Reader(CfgNode):
@@ -242,7 +253,8 @@ def _lookup(cfg: CfgNode, key: str) -> Any:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def lookup(cfg: CfgNode, key: str, default: Any = None) -> Any:

@@ -32,6 +32,10 @@ def test_every_rule_is_of_a_key_that_exists():
     "name, key, value, message",
     [
         (FASTER, "SOLVER.MAX_ITER", "0", "at least 1"),
+        (FASTER, "SOLVER.MAX_ITER", "None", "or write one, such as 40000"),
+        (FASTER, "SOLVER.WARMUP_ITERS", "None", "has no value"),
+        (FASTER, "INPUT.MOSAIC.PROB", "None", "or write one, such as 0.0"),
+        (FASTER, "MODEL.MASK_ON", "None", "or write one, such as False"),
         (FASTER, "SOLVER.MAX_ITER", "-5", "at least 1"),
         (FASTER, "SOLVER.STEPS", "(2, 1)", "increase"),
         (FASTER, "SOLVER.STEPS", "(-1,)", "at least 1"),

@@ -44,6 +44,7 @@ def test_a_config_runs_no_code(tmp_path, base):
         ("_BASE_: leaf.yaml\n", "circle"),
         ("_BASE_: 5\n", "_BASE_"),
         ("VERSION: new\n", "leaf.yaml"),
+        ("INPUT:\nMODEL:\n  MASK_ON: True\n", "the section INPUT is empty"),
         ("\x00\x01", "not valid YAML"),
     ],
 )

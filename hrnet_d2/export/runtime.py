@@ -53,6 +53,7 @@ REQUIRED_OF_INPUT: dict[str, Any] = {
     "long_edge": int,
     "size_divisibility": int,
 }
+LONGEST = 200  # characters of a damaged entry in a message
 
 MAY_HOLD_CODE = ("torchscript", "pt2")
 
@@ -237,8 +238,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         version = int(settings["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, copy the folder or export again: {error!r}") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"[:LONGEST]
+        raise ValueError(f"{path} is damaged, copy the folder or export again: {problem}") from None
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: use "
@@ -262,15 +264,17 @@ def _wrong_entry(entries: dict[str, Any], required: dict[str, Any]) -> str:
         value = entries[name]
         values = isinstance(expected, tuple) and isinstance(expected[0], str)
         if value not in expected if values else not isinstance(value, expected):
-            return f"{name!r} is {value!r}"
+            return f"{name!r} is {value!r}"[:LONGEST]
     return ""
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:
     """That a file of the graph is the one that was checked when the folder was made."""
     path = folder / name
-    if path.parent != folder:  # settings must not lead elsewhere
-        raise ValueError(f"{folder / SETTINGS} names the file {name!r}, which is not in the folder")
+    if path.parent != folder or len(name) > 255:  # settings must not lead elsewhere
+        raise ValueError(
+            f"{folder / SETTINGS} names the file {name[:LONGEST]!r}, which is not in the folder"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: copy the whole folder, or export again")
     if digest(path) != expected:

@@ -48,6 +48,7 @@ from hrnet_d2.evaluation.report.metrics import evaluate
 from hrnet_d2.export import runtime
 from hrnet_d2.prediction.sources.expand import expand
 from tests.data.datasets import layouts
+from tests.data.datasets.test_label_studio import tasks
 from tests.fuzz.canary import Canary
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.text_mutation import TextMutator
@@ -101,6 +102,12 @@ def read_converted(root: Path) -> None:
     data = find_data(root)
     for path, images in data.splits.values():
         assert path.is_file() and images.is_dir()
+
+
+def write_label_studio(root: Path) -> None:
+    for name, _ in layouts.SPLITS["train"]:
+        layouts.write_image(root / name)
+    (root / "export.json").write_text(json.dumps(tasks()))
 
 
 def write_results(root: Path) -> None:
@@ -191,9 +198,18 @@ def read_archive(root: Path) -> None:
 
 def write_export(root: Path) -> None:
     (root / "detector.onnx").write_bytes(b"graph")
-    settings: dict[str, Any] = {name: {} for name in runtime.REQUIRED}
-    settings.update(format_version=runtime.FORMAT_VERSION, format="onnx", graph="detector.onnx")
-    settings["files"] = {"detector.onnx": runtime.digest(root / "detector.onnx")}
+    size = {"short_edge": 800, "long_edge": 1333, "size_divisibility": 32}
+    settings: dict[str, Any] = {
+        "format_version": runtime.FORMAT_VERSION,
+        "format": "onnx",
+        "graph": "detector.onnx",
+        "files": {"detector.onnx": runtime.digest(root / "detector.onnx")},
+        "outputs": ["boxes", "scores", "classes"],
+        "arithmetic": "mmdet2",
+        "classes": ["dog"],
+        "score_thresh": 0.05,
+        "input": {"format": "BGR", "resize": "opencv", **size},
+    }
     (root / runtime.SETTINGS).write_text(json.dumps(settings))
 
 
@@ -217,6 +233,7 @@ TARGETS = {
     "voc": Target(layouts.write_voc, read_converted, DATA_ERRORS, (".xml", ".txt")),
     "devkit": Target(layouts.write_devkit, read_converted, DATA_ERRORS, (".xml", ".txt")),
     "cvat": Target(layouts.write_cvat, read_converted, DATA_ERRORS, (".xml",)),
+    "label_studio": Target(write_label_studio, read_converted, DATA_ERRORS, (".json",)),
     "config": Target(write_config, read_config, (ConfigError, FileNotFoundError), (".yaml",)),
     "images": Target(
         write_images, read_images, (), (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm")

@@ -25,6 +25,7 @@ HEAD = 1 << 16
 # Regions that are no boxes or polygons, and would be lost.
 LOST = ("brush", "ellipse", "keypoint", "video", "vector", "bitmask")
 PREFIX = 9  # "1a2b3c4d-": what Label Studio puts before the name of an uploaded file
+MOST = 1e6  # percent of the image: what no region has
 
 
 def find_label_studio(path: Path, images: Path | None = None) -> "LabelStudioData | None":
@@ -91,7 +92,7 @@ class LabelStudioData:
                     continue
                 name = _image_name(task)
                 shapes = list(_shapes(regions))
-            except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+            except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
                 problems.add("tasks cannot be read", _label(task, number))
                 continue
             file = _file(name, files, problems)
@@ -222,8 +223,8 @@ def _add(
                     f"{where} ({kind})",
                 )
             continue  # a choice or text about the image
-        if not all(map(math.isfinite, numbers)):
-            problems.add("regions have numbers that are not finite", where)
+        if not all(math.isfinite(v) and abs(v) < MOST for v in numbers):
+            problems.add(f"regions have numbers that are not finite, or beyond {MOST:.0f} %", where)
             continue
         value = region["value"]
         stated = [region.get(k, value.get(k)) for k in ("original_width", "original_height")]
