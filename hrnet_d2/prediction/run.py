@@ -159,14 +159,19 @@ def _claimed(
                 f"{tables[0]} is of an earlier run: continue that run with --resume, replace it "
                 "with --overwrite, or give another folder as --output"
             )
-    output.mkdir(parents=True, exist_ok=True)
     folder = folder_of(output, suffix)
     try:
+        output.mkdir(parents=True, exist_ok=True)
         claim(str(folder))
     except RunFolderError as error:
         raise ConfigError(
             f"--output {output} is in use by another run: wait for it to end, or give another "
             f"folder ({error})"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be written ({error.strerror}): give a folder in which you "
+            "may create files"
         ) from error
     try:
         if earlier is None or not task.resume or task.overwrite:

@@ -214,6 +214,27 @@ def test_tables_of_runtimes_and_start():
     assert tool.startup_table([start, runs]).count("1048576.0") == 3
 
 
+def test_tables_of_prediction_and_tiles():
+    tool = _tool("build_speed_table")
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
+    row = {"config": "a/b.yaml", "images": 1000, "size": [128, 96], "streams": 2}
+    row |= {"images_per_second": 20.04, "cpu_ms_per_image": 61.7, "network_share": 0.931}
+    row |= {"peak_memory_bytes": 2**30, "growth_bytes": -(2**19), "bytes_of_an_image": 8800}
+    folder = {"task": "predict", "environment": where}
+    folder["results"] = [row | {"bytes_written_per_image": 4957}]
+    cells = [c.strip() for c in tool.prediction_table([folder]).splitlines()[2].split("|")[1:-1]]
+    expected = ["1,000", "128x96", "2", "20.0", "62", "93%", "1024", "-0.5", "8.8", "5.0"]
+    assert cells == expected
+    one = {"case": "whole", "size": [4000, 6000], "tile": 800, "overlap": 0.2, "objects": 30}
+    one |= {"precision": 0.5, "recall": 0.25, "seconds": 3.2, "more_memory_bytes": 2**21}
+    one |= {"recall below 32 px": 0.125, "objects below 32 px": 20}
+    large = {"task": "tiles", "environment": where, "results": [one]}
+    table = tool.tiles_table([large, folder])
+    assert "below 32 px (20)" in table and "6000x4000" in table
+    cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
+    assert cells == ["whole", "0.125", "0.250", "0.500", "3", "2"]
+
+
 @pytest.mark.slow
 def test_startup_and_runtimes(tmp_path):
     arguments = ["--size", "96", "128", "--repeat", "1", "--device", "cpu"]
