@@ -17,8 +17,9 @@ import torch
 from hrnet_d2.data.datasets.shapes import THING_CLASSES, draw
 from hrnet_d2.engine import Predictor
 from hrnet_d2.prediction import Detector
-from hrnet_d2.prediction.pipeline import Options, default_streams
-from hrnet_d2.prediction.run import Task, predict
+from hrnet_d2.prediction.options import Options, default_streams
+from hrnet_d2.prediction.run import predict
+from hrnet_d2.prediction.task import Task
 
 from .inference import load_model
 from .measuring import resident_memory

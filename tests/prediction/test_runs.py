@@ -165,7 +165,7 @@ def test_an_output_that_the_system_refuses(model, tmp_path, monkeypatch, capsys)
     def refuse(folder):
         raise OSError(30, "Read-only file system", folder)
 
-    monkeypatch.setattr("hrnet_d2.prediction.run.claim", refuse)
+    monkeypatch.setattr("hrnet_d2.prediction.claiming.claim", refuse)
     write_pictures(tmp_path, "a.png")
     assert predict(model, tmp_path / "a.png", output=tmp_path / "out") == 1
     error = capsys.readouterr().err
