@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from hrnet_d2.arguments.benchmark import parser
-from hrnet_d2.benchmark import inference, measuring, plotting, training
+from hrnet_d2.benchmark import inference, measuring, plotting, prediction, training
 from hrnet_d2.benchmark.evaluation import compare_evaluators
 from hrnet_d2.cli import benchmark
 from hrnet_d2.config_file import ConfigError
+from hrnet_d2.prediction.task import Summary
 from tests.memory import saved_for_backward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -263,6 +264,16 @@ def test_prediction_of_a_folder(tmp_path):
         assert row["images"] == 12 and row["images_per_second"] > 0
         assert 0.2 < row["network_share"] <= 1.01
         assert row["bytes_written_per_image"] > 100 and row["bytes_of_an_image"] > 500
+
+
+def test_a_signal_ends_the_benchmark(monkeypatch):
+    """``predict`` ends its run in good order; no further one begins."""
+    summary = Summary(images=1, seconds=1.0, signal=15)
+    monkeypatch.setattr(prediction, "predict", lambda *_: summary)
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = ["predict", "--config", config, "--images", "1", "--size", "64", "64"]
+    with pytest.raises(KeyboardInterrupt):
+        measure([*words, "--device", "cpu", "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
 
 
 def test_loader_figures():
