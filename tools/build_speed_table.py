@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Write the tables of README.md and benchmarks/README.md from the figures in benchmarks/.
+"""Write the tables of README.md, docs/predict.md and benchmarks/README.md from benchmarks/*.json.
 
-python tools/build_speed_table.py            # rewrite both files between their markers
+python tools/build_speed_table.py            # rewrite these files between their markers
 python tools/build_speed_table.py --print    # print the tables only
 """
 
@@ -264,6 +264,65 @@ def serving_table(reports: list[dict]) -> str:
     return _table(rows, columns) + _measured(reports, how)
 
 
+def prediction_table(reports: list[dict]) -> str:
+    """A folder of images from files to results, by the threads that run the network."""
+    rows = []
+    reports = _of_task(reports, "predict")
+    for result in (result for report in reports for result in report["results"]):
+        rows.append(
+            [
+                f"{result['images']:,}",
+                "{}x{}".format(*result["size"]),
+                str(result["streams"]),
+                f"{result['images_per_second']:.1f}",
+                f"{result['cpu_ms_per_image']:.0f}",
+                f"{result['network_share']:.0%}",
+                f"{result['peak_memory_bytes'] / 2**20:.0f}",
+                f"{result['growth_bytes'] / 2**20:+.1f}",
+                f"{result['bytes_of_an_image'] / 1e3:.1f}",
+                f"{result['bytes_written_per_image'] / 1e3:.1f}",
+            ]
+        )
+    columns = ["images", "size", "streams", "images/s", "CPU, ms", "network", "peak, MiB"]
+    columns += ["growth, MiB", "read, kB", "written, kB"]
+    configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
+    how = (
+        f"{configs}, random weights, JPEG files to JSON lines, the best of the runs. CPU is the "
+        "time of all threads for an image, kB are of an image. Network: its share of a stream's "
+        "time. Growth: the most memory in the last quarter of the run minus that in the second."
+    )
+    return _table(rows, columns) + _measured(reports, how)
+
+
+def tiles_table(reports: list[dict]) -> str:
+    """What is found in a large image of known pictures, as a whole and in tiles."""
+    reports = _of_task(reports, "tiles")
+    results = [result for report in reports for result in report["results"]]
+    bands = [key for key in results[0] if key.startswith("recall ")]
+    rows = [
+        [
+            result["case"],
+            *(f"{result[band]:.3f}" for band in bands),
+            f"{result['recall']:.3f}",
+            f"{result['precision']:.3f}",
+            f"{result['seconds']:.0f}",
+            f"{result['more_memory_bytes'] / 2**20:.0f}",
+        ]
+        for result in results
+    ]
+    first = results[0]
+    sizes = [band.removeprefix("recall ") for band in bands]
+    sizes = [f"{size} ({first[f'objects {size}']:,})" for size in sizes]
+    how = (
+        f"an image of {first['size'][1]}x{first['size'][0]} pixels, made of built-in pictures with "
+        f"{first['objects']:,} objects; tiles of {first['tile']} pixels that overlap by "
+        f"{first['overlap']:.0%}. Recall by the side of the objects in pixels (and their number), "
+        "and precision, at scores from 0.5 and an IoU of 0.5; memory that the call added."
+    )
+    columns = ["", *sizes, "recall", "precision", "s", "MiB"]
+    return _table(rows, columns) + _measured(reports, how)
+
+
 SECTIONS = {
     "Inference": ("inference", inference_table),
     "Runtimes": ("runtimes", runtimes_table),
@@ -274,6 +333,8 @@ SECTIONS = {
     "Growth": ("growth", growth_table),
     "Training data": ("data", data_table),
     "Evaluation": ("eval", evaluation_table),
+    "Prediction": ("predict", prediction_table),
+    "Tiles": ("tiles", tiles_table),
     "Serving": ("serve", serving_table),
 }
 
@@ -322,7 +383,10 @@ def documents(reports: list[dict]) -> dict[Path, str]:
         short += f"\n\n{runtimes_table(first)}"
     if _of_task(on_gpu, "inference"):
         short += f"\n\n{gpu_tables.short_inference_table(on_gpu)}"
-    return {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
+    found = {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
+    if _of_task(on_cpu, "tiles"):
+        found[ROOT / "docs" / "predict.md"] = tiles_table(on_cpu)
+    return found
 
 
 def main(argv=None) -> None:

@@ -10,6 +10,8 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark loader    --processes 0 2 4 --batch 2
     hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
                                  --size 128 128 --images 1000 --repeat 3
+    hrnet-d2 benchmark ray       --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
+                                 --size 64 64 --images 2000                 (with the extra ray)
     hrnet-d2 benchmark tiles     --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
                                  --weights output/demo/model_final.pth --size 4000 6000
     hrnet-d2 benchmark eval      --images 5000
@@ -52,7 +54,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     found.add_argument("--weights", help="a checkpoint for inference; default: random weights")
     found.add_argument(
-        "--images", type=int, help="of the tasks eval (default 5000) and predict (default 1000)"
+        "--images",
+        type=int,
+        help="of the tasks eval (default 5000), predict and ray (default 1000)",
     )
     found.add_argument(
         "--streams", nargs="+", type=int, help="of the task predict (default: 1, and the default)"

@@ -27,6 +27,7 @@ TASKS = (
     "data",
     "loader",
     "predict",
+    "ray",
     "tiles",
     "eval",
     "serve",

@@ -13,17 +13,20 @@ from typing import Any
 
 import cv2
 import torch
+from detectron2.config import CfgNode
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.data.datasets.shapes import THING_CLASSES, draw
 from hrnet_d2.engine import Predictor
 from hrnet_d2.prediction import Detector
-from hrnet_d2.prediction.pipeline import Options, default_streams
-from hrnet_d2.prediction.run import Task, predict
+from hrnet_d2.prediction.options import Options, default_streams
+from hrnet_d2.prediction.run import predict
+from hrnet_d2.prediction.task import Task
 
 from .inference import load_model
 from .measuring import resident_memory
 
-__all__ = ["run_prediction", "write_pictures"]
+__all__ = ["DEFAULT_IMAGES", "model_config", "run_prediction", "write_pictures"]
 
 SEED = 7
 DEFAULT_IMAGES = 1000
@@ -71,7 +74,7 @@ def run_prediction(args: argparse.Namespace) -> list[dict]:
             few.mkdir()
             size = write_pictures(pictures, count, *args.size)
             write_pictures(few, min(count, WARM_UP), *args.size)
-            predictor = _predictor(args, config, Path(folder))
+            predictor = Predictor(model_config(args, config, Path(folder)))
             choices = args.streams or sorted({1, default_streams(args.device == "cpu")})
             measured: dict[int, list[dict]] = {n: [] for n in choices}
             for streams in choices:
@@ -105,15 +108,14 @@ def run_prediction(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def _predictor(args: argparse.Namespace, config: str, folder: Path) -> Predictor:
-    from hrnet_d2 import model_zoo
-
+def model_config(args: argparse.Namespace, config: str, folder: Path) -> CfgNode:
+    """The config with the weights to measure: random ones, written to ``folder``, if none given."""
     weights = args.weights
     if not weights:
         weights = str(folder / "random.pth")
         torch.save({"model": load_model(args, config).state_dict()}, weights)
     options = ["MODEL.DEVICE", args.device, *args.opts, "MODEL.WEIGHTS", weights]
-    return Predictor(model_zoo.load_config(config, options))
+    return model_zoo.load_config(config, options)
 
 
 def _measure(
@@ -134,6 +136,8 @@ def _measure(
     cpu = time.process_time()
     with sampled_memory() as memory, contextlib.redirect_stderr(io.StringIO()):
         summary = predict(detector, metadata, task, options)
+    if summary.signal:  # which a run of predict survives
+        raise KeyboardInterrupt
     quarter = max(1, len(memory) // 4)
     second, last = memory[quarter : 2 * quarter], memory[-quarter:]
     written = sum(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hrnet_d2.prediction.run import Summary, Task
+    from hrnet_d2.prediction.task import Summary, Task
 
 __all__ = ["main"]
 
@@ -15,8 +15,8 @@ def main(args: argparse.Namespace, prog: str) -> int:
     """Predict; the status is 1 if an image failed, 130 or 143 if a signal stopped the run."""
     from hrnet_d2 import model_zoo
     from hrnet_d2.config_file import with_weights
-    from hrnet_d2.prediction.run import Task, find_units
     from hrnet_d2.prediction.shards import Shard, parse_shard
+    from hrnet_d2.prediction.task import Task, find_units
     from hrnet_d2.prediction.writers import parse_formats
 
     options = with_weights(args.opts, args.weights)
@@ -48,7 +48,7 @@ def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
     import hrnet_d2
     from hrnet_d2.prediction import Detector
     from hrnet_d2.prediction.coco_ids import ids_of
-    from hrnet_d2.prediction.pipeline import Options
+    from hrnet_d2.prediction.options import Options
     from hrnet_d2.prediction.run import predict
     from hrnet_d2.prediction.settings import category_ids, settings_of
     from hrnet_d2.prediction.tiles import TiledDetector

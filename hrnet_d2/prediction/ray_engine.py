@@ -17,7 +17,7 @@ from hrnet_d2.config_file import ConfigError
 from .ray_inputs import find_columns, is_parquet, write_manifest
 from .ray_stages import Decoder, Network
 from .record import FOLDER, settings_changed
-from .run import Summary, Task
+from .task import Summary, Task
 from .writers.parquet import import_pyarrow
 
 __all__ = ["Cluster", "predict_on_ray"]

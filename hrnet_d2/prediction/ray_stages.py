@@ -43,7 +43,7 @@ class Decoder:
         """
         from hrnet_d2.data.image_io import decode_image
 
-        from .pipeline import READ_ERRORS
+        from .loading import READ_ERRORS
         from .sources.files import read_file
 
         source = row[self.columns.path]

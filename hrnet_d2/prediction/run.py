@@ -1,95 +1,38 @@
 """A whole run: inputs to files, as ``hrnet-d2 predict`` makes it."""
 
-import contextlib
-import hashlib
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hrnet_d2.config_file import ConfigError
-from hrnet_d2.engine import RunFolderError
-from hrnet_d2.engine.run_folder import claim, release
 from hrnet_d2.text import printable
 
+from .claiming import claimed
 from .detector import Detector
-from .pipeline import Options, run_pipeline
-from .plan import Plan, check_targets
+from .options import Options
+from .pipeline import run_pipeline
+from .plan import Plan
 from .progress import Progress
-from .record import Done, Record, folder_of, settings_changed
+from .record import Done
 from .result import Prediction
-from .shards import Shard
-from .sources import Item, Unit, expand
+from .sources import Item
 from .sources.video import Video
 from .stopping import stoppable
+from .task import Summary, Task, find_units
 from .tracking import VideoTracker
 from .writers import FOR_PEOPLE, Context, Writer, build_writers
 from .writers.draw import DrawWriter
 from .writers.parquet import ParquetWriter
 
-__all__ = ["Summary", "Task", "find_units", "predict"]
+__all__ = ["predict"]
 
 COMMIT_SECONDS = 5.0
-_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part(\.\w+)?", re.DOTALL)  # of atomic_write
 SHOWN_ERRORS = 20
 FOR_PEOPLE_SCORE = 0.5
-
-
-@dataclass
-class Task:
-    """What to predict on, and what to write."""
-
-    inputs: Sequence[str]
-    output: Path
-    formats: Sequence[str] = ("draw",)
-    threshold: float | None = None
-    """Least score; None is 0.5 for formats that people look at, and all for the others."""
-    resume: bool = False
-    overwrite: bool = False
-    shard: Shard = field(default_factory=Shard)
-    track: str | None = None
-    max_frames: int = 0
-    category_ids: Sequence[int] = ()
-    image_ids: Callable[[Prediction], int] | None = None
-    """Of the images in COCO files; None numbers them from 1 in the order of the inputs."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What else decides the results, such as the checkpoint: ``resume`` compares it."""
-    units: Sequence[Unit] | None = None
-    """What :func:`find_units` found; None looks for it."""
-    progress: bool = False
-
-
-@dataclass
-class Summary:
-    """How a run ended."""
-
-    images: int = 0
-    """Predicted on, or failed, in this run."""
-    failed: int = 0
-    skipped: int = 0
-    """Done by earlier runs."""
-    skipped_failed: int = 0
-    signal: int = 0
-    """That stopped the run, or 0."""
-    seconds: float = 0.0
-    network_seconds: float = 0.0
-    """Summed over the streams."""
-
-
-def find_units(task: Task) -> list[Unit]:
-    """What the inputs of a task stand for.
-
-    Raises:
-        FileNotFoundError: if an input does not exist.
-        ConfigError: if one cannot be used.
-    """
-    return expand(task.inputs, leave_out=task.output, max_frames=task.max_frames)
 
 
 def predict(detector: Detector, metadata: Any, task: Task, options: Options) -> Summary:
@@ -128,88 +71,9 @@ def predict(detector: Detector, metadata: Any, task: Task, options: Options) -> 
     if task.image_ids is not None:
         context.image_ids = task.image_ids
     writers = build_writers(task.formats, context, metadata.get("thing_colors") or ())
-    with _claimed(output, task, units, list(writers.values())) as record:
+    with claimed(output, task, units, list(writers.values())) as record:
         run = _Run(detector, task, options, Plan(units, task.shard, record), writers, track)
         return run()
-
-
-@contextlib.contextmanager
-def _claimed(
-    output: Path, task: Task, units: Sequence[Unit], writers: Sequence[Writer]
-) -> Iterator[Record]:
-    """The record of the run, whose folder no other process uses."""
-    suffix = task.shard.suffix
-    earlier = Record.read(output, suffix)
-    ours = task.overwrite or earlier is not None
-    check_targets(output, units, task.shard, task.inputs, writers, ours)
-    settings = {
-        **task.settings,
-        "formats": sorted(task.formats),
-        "threshold": task.threshold,
-        "track": task.track,
-        "max_frames": task.max_frames,
-        "shard": f"{task.shard.index}/{task.shard.count}",
-        "inputs": list(task.inputs),
-    }
-    if earlier is not None and not task.overwrite:
-        if task.resume:
-            _check_same(output, earlier, settings, units, task.shard)
-        elif tables := [t for writer in writers for t in writer.tables() if t.exists()]:
-            raise ConfigError(
-                f"{tables[0]} is of an earlier run: continue that run with --resume, replace it "
-                "with --overwrite, or give another folder as --output"
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    folder = folder_of(output, suffix)
-    try:
-        claim(str(folder))
-    except RunFolderError as error:
-        raise ConfigError(
-            f"--output {output} is in use by another run: wait for it to end, or give another "
-            f"folder ({error})"
-        ) from error
-    try:
-        if earlier is None or not task.resume or task.overwrite:
-            settings["list"] = _digest(units)
-            record = Record.new(output, suffix, settings)
-        else:
-            record = earlier
-            if task.shard.count == 1:  # other shards may be writing here
-                _remove_parts(output)
-        yield record
-    finally:
-        release(str(folder))
-
-
-def _check_same(
-    output: Path, earlier: Record, settings: dict[str, Any], units: Sequence[Unit], shard: Shard
-) -> None:
-    before = {key: value for key, value in earlier.settings.items() if key != "list"}
-    if changed := settings_changed(before, settings):
-        raise ConfigError(
-            f"--resume: the run in {output} had other settings, and its results would be mixed "
-            f"with others. {'; '.join(changed)}. Give the same, or another --output"
-        )
-    if shard.count > 1 and earlier.settings.get("list") != _digest(units):
-        raise ConfigError(
-            f"--resume: the inputs of the shard in {output} have changed, so that the numbers of "
-            "images would no longer be those of the other shards. Give another --output"
-        )
-
-
-def _remove_parts(output: Path) -> None:
-    """Remove what a process that was killed had begun to write aside."""
-    for folder, _, names in os.walk(output):
-        for name in names:
-            if _PART.fullmatch(name):
-                os.unlink(os.path.join(folder, name))
-
-
-def _digest(units: Sequence[Unit]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for unit in units:
-        digest.update(unit.source.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
 
 
 class _Run:

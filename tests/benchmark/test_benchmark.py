@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from hrnet_d2.arguments.benchmark import parser
-from hrnet_d2.benchmark import inference, measuring, plotting, training
+from hrnet_d2.benchmark import inference, measuring, plotting, prediction, training
 from hrnet_d2.benchmark.evaluation import compare_evaluators
 from hrnet_d2.cli import benchmark
 from hrnet_d2.config_file import ConfigError
+from hrnet_d2.prediction.task import Summary
 from tests.memory import saved_for_backward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +226,27 @@ def test_tables_of_runtimes_and_start():
     assert tool.startup_table([start, runs]).count("1048576.0") == 3
 
 
+def test_tables_of_prediction_and_tiles():
+    tool = _tool("build_speed_table")
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
+    row = {"config": "a/b.yaml", "images": 1000, "size": [128, 96], "streams": 2}
+    row |= {"images_per_second": 20.04, "cpu_ms_per_image": 61.7, "network_share": 0.931}
+    row |= {"peak_memory_bytes": 2**30, "growth_bytes": -(2**19), "bytes_of_an_image": 8800}
+    folder = {"task": "predict", "environment": where}
+    folder["results"] = [row | {"bytes_written_per_image": 4957}]
+    cells = [c.strip() for c in tool.prediction_table([folder]).splitlines()[2].split("|")[1:-1]]
+    expected = ["1,000", "128x96", "2", "20.0", "62", "93%", "1024", "-0.5", "8.8", "5.0"]
+    assert cells == expected
+    one = {"case": "whole", "size": [4000, 6000], "tile": 800, "overlap": 0.2, "objects": 30}
+    one |= {"precision": 0.5, "recall": 0.25, "seconds": 3.2, "more_memory_bytes": 2**21}
+    one |= {"recall below 32 px": 0.125, "objects below 32 px": 20}
+    large = {"task": "tiles", "environment": where, "results": [one]}
+    table = tool.tiles_table([large, folder])
+    assert "below 32 px (20)" in table and "6000x4000" in table
+    cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
+    assert cells == ["whole", "0.125", "0.250", "0.500", "3", "2"]
+
+
 @pytest.mark.slow
 def test_startup_and_runtimes(tmp_path):
     arguments = ["--size", "96", "128", "--repeat", "1", "--device", "cpu"]
@@ -253,6 +275,16 @@ def test_prediction_of_a_folder(tmp_path):
         assert row["images"] == 12 and row["images_per_second"] > 0
         assert 0.2 < row["network_share"] <= 1.01
         assert row["bytes_written_per_image"] > 100 and row["bytes_of_an_image"] > 500
+
+
+def test_a_signal_ends_the_benchmark(monkeypatch):
+    """``predict`` ends its run in good order; no further one begins."""
+    summary = Summary(images=1, seconds=1.0, signal=15)
+    monkeypatch.setattr(prediction, "predict", lambda *_: summary)
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = ["predict", "--config", config, "--images", "1", "--size", "64", "64"]
+    with pytest.raises(KeyboardInterrupt):
+        measure([*words, "--device", "cpu", "--opts", "MODEL.HRNETV2P.WIDTH", "4", *TINY])
 
 
 def test_loader_figures():

@@ -207,6 +207,22 @@ def test_labelme(run):
             same(points, None, instances)
 
 
+def test_labelme_by_labelme(run):
+    pytest.importorskip("labelme", reason="needs labelme", exc_type=ImportError)
+    from labelme._label_file import LabelFile
+
+    output, outputs, masks = run
+    for path, instances in outputs.items():
+        # It reads the image too.
+        shapes = LabelFile(str(output / "labelme" / f"{_stem(path)}.json")).shapes
+        if masks:
+            shown = {shape["group_id"] for shape in shapes}
+            assert shown == set(range(len(instances)))
+        else:
+            same([np.array(shape["points"]).ravel() for shape in shapes], None, instances)
+        assert {shape["label"] for shape in shapes} <= {"circle", "square", "triangle", "star"}
+
+
 def test_cvat(run):
     output, outputs, masks = run
     root = ET.parse(output / "annotations.xml").getroot()

@@ -159,6 +159,19 @@ def test_an_output_that_cannot_be_written(model, tmp_path, capsys):
     assert "Permission denied" in capsys.readouterr().err
 
 
+def test_an_output_that_the_system_refuses(model, tmp_path, monkeypatch, capsys):
+    """In one line, with what to do; for root too."""
+
+    def refuse(folder):
+        raise OSError(30, "Read-only file system", folder)
+
+    monkeypatch.setattr("hrnet_d2.prediction.claiming.claim", refuse)
+    write_pictures(tmp_path, "a.png")
+    assert predict(model, tmp_path / "a.png", output=tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "out cannot be written (Read-only file system): give a folder" in error
+
+
 def test_a_full_disk_leaves_whole_tables(model, tmp_path, monkeypatch, capsys):
     from hrnet_d2.prediction.writers import appended
 

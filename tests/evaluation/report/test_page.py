@@ -18,10 +18,11 @@ CHROMIUM = next(
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
-def browse(page: Path, folder: Path, query: str = "") -> str:
+def browse(page: Path, folder: Path, query: str = "", size=(1240, 900)) -> str:
     """The page's HTML after its script has run; errors of the script fail the test."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=5000"]
+    command += ["--window-size={},{}".format(*size)]
     command += [f"--user-data-dir={folder / 'profile'}", page.as_uri() + query]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -43,10 +44,9 @@ def with_script(page: Path, script: str) -> Path:
     return copy
 
 
-def ask(page: Path, folder: Path, script: str, query: str = ""):
-    found = re.search(
-        r'<pre id="answer">(.*?)</pre>', browse(with_script(page, script), folder, query), re.S
-    )
+def ask(page: Path, folder: Path, script: str, query: str = "", size=(1240, 900)):
+    html = browse(with_script(page, script), folder, query, size)
+    found = re.search(r'<pre id="answer">(.*?)</pre>', html, re.S)
     return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
@@ -103,6 +103,16 @@ def test_tables_sort(files, tmp_path):
     ap = sorted(100 * e["metrics"]["AP"] for e in classes if e["metrics"]["AP"] is not None)
     assert answer["start"] == [*(f"{v:.1f}" for v in ap), "\u2013"]
     assert answer["ap"] == [*(f"{v:.1f}" for v in ap[::-1]), "\u2013"]
+
+
+def test_all_columns_of_classes_are_seen(files, tmp_path):
+    """With a column for the other run, in a window of 1240 pixels: none is cut off."""
+    script = """
+        const table = document.querySelector('#class-table .table');
+        return [window.innerWidth, table.clientWidth, table.scrollWidth];
+    """
+    window, seen, whole = ask(files.html, tmp_path, script, size=(1240, 900))
+    assert window == 1240 and seen > 1000 and whole == seen
 
 
 def test_numbers_at_every_threshold_equal_the_analysis(files, tmp_path):
