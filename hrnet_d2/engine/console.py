@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import torch
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
@@ -46,7 +47,7 @@ class _Screen(logging.Filter):
         self.training = training
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and type(record.exc_info[1]).__module__.startswith("hrnet_d2."):
+        if record.exc_info and _explains_itself(record.exc_info[1]):
             return False
         if record.levelno >= logging.WARNING:
             return True
@@ -54,6 +55,12 @@ class _Screen(logging.Filter):
             return False
         repeated = record.name in REPEATED_NAMES or str(record.msg).startswith(REPEATED_STARTS)
         return not (self.training and repeated)
+
+
+def _explains_itself(error: BaseException | None) -> bool:
+    return isinstance(error, OSError | SizeMismatchError) or type(error).__module__.startswith(
+        f"{__package__.partition('.')[0]}."
+    )
 
 
 def quiet_screen(training: bool = True) -> None:

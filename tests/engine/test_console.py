@@ -128,6 +128,7 @@ def test_what_each_evaluation_repeats_is_not_shown_while_training():
 
 def test_tracebacks_of_errors_that_explain_themselves_are_not_shown():
     name, text = "detectron2.engine.train_loop", "Exception during training:"
-    for error, is_shown in ((DivergedError("lower it"), False), (ValueError("a bug"), True)):
+    errors = (DivergedError("lower it"), OSError(28, "full")), (ValueError("a bug"),)
+    for error, is_shown in [(e, shown) for shown in (False, True) for e in errors[shown]]:
         record = logged(name, text, error, logging.ERROR)
         assert _Screen(True).filter(record) == is_shown
