@@ -195,6 +195,28 @@ def growth_table(reports: list[dict]) -> str:
     )
 
 
+def loop_table(reports: list[dict]) -> str:
+    """Milliseconds of an iteration, and of what is done around it."""
+    reports = _of_task(reports, "loop")
+    rows, iterations = [], 0
+    for result in _results(reports):
+        hooks = dict(result["hooks_mean_ms"])
+        parts = [hooks.pop(name) for name in ("Averaging", "PeriodicCheckpointer")]
+        parts.append(sum(hooks.values()))
+        shares = [f"{ms:.2f} ({ms / result['bare_mean_ms']:.2%})" for ms in parts]
+        bare, full = result["bare_median_ms"], result["full_median_ms"]
+        row = [_name(result["config"]), f"{bare:.1f}", f"{full:.1f}", f"{full / bare - 1:+.1%}"]
+        rows.append([*row, *shares])
+        iterations = result["iterations"]
+    columns = ["config", "Detectron2's iteration, ms", "with all, ms", "more"]
+    columns += ["averaging", "checkpoints", "all other hooks"]
+    how = (
+        f"{iterations} iterations, both alternated in one process on the same images; medians, and "
+        "means of the hooks. A checkpoint is saved once an epoch (156 iterations)."
+    )
+    return _table(rows, columns) + _measured(reports, how)
+
+
 def curves_table(reports: list[dict]) -> str:
     """Mean losses over ten equal spans of training, and the distance between the curves."""
     reports = _of_task(reports, "curves")
@@ -329,6 +351,7 @@ SECTIONS = {
     "Start": ("startup", startup_table),
     "Inference by part, seconds": ("inference", parts_table),
     "Training": ("train", training_table),
+    "Training loop": ("loop", loop_table),
     "Loss curves": ("curves", curves_table),
     "Growth": ("growth", growth_table),
     "Training data": ("data", data_table),

@@ -4,6 +4,7 @@
 python tools/check_formats.py --train-data train.json images/ --val-data val.json images/ \
     --json benchmarks/formats_cpu.json
 python tools/check_formats.py --formats YOLO ...  # one of them; the results of others are kept
+python tools/check_formats.py --collect ...       # of runs made one by one, or side by side
 
 Each dataset is checked and trained on by one command of ``hrnet-d2``, which is in the results.
 """
@@ -151,6 +152,7 @@ def main(argv=None) -> int:
     parser.add_argument("--train-data", nargs=2, required=True, metavar=("JSON", "IMAGES"))
     parser.add_argument("--val-data", nargs=2, required=True, metavar=("JSON", "IMAGES"))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--collect", action="store_true", help="only collect what was made before")
     parser.add_argument("--output", default="output/formats", help="folder of data and runs")
     parser.add_argument("--json", help="write the results here")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
@@ -160,7 +162,7 @@ def main(argv=None) -> int:
         split: (Path(file), Path(images))
         for split, (file, images) in (("train", args.train_data), ("val", args.val_data))
     }
-    for name in args.formats:
+    for name in () if args.collect else args.formats:
         shutil.rmtree(folder / name, ignore_errors=True)
         WRITERS[name](folder / name, sources)
         result = compare(name, folder, args.opts)

@@ -6,6 +6,7 @@ r"""Measure inference, training, data loading and evaluation: the plain path and
     hrnet-d2 benchmark growth    --config ... --switches plain default --plot growth.png
     hrnet-d2 benchmark train     --config ... --switches plain default sum+checkpoint
     hrnet-d2 benchmark curves    --config ... --switches plain default --seeds 1 2
+    hrnet-d2 benchmark loop      --config ... --iterations 156 --clock cpu --threads 1
     hrnet-d2 benchmark data
     hrnet-d2 benchmark loader    --processes 0 2 4 --batch 2
     hrnet-d2 benchmark predict   --config quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml \
@@ -50,7 +51,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="of inference; cpu, with --threads 1, suits a machine that runs other jobs too",
+        help="of inference and loop; cpu, with --threads 1, suits a machine that runs other jobs",
     )
     found.add_argument("--weights", help="a checkpoint for inference; default: random weights")
     found.add_argument(
@@ -96,7 +97,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     found.add_argument("--clients", type=int, default=64, help="of the task serve")
     found.add_argument("--seconds", type=float, default=60, help="of the task serve")
-    found.add_argument("--iterations", type=int, default=100, help="of the task curves")
+    found.add_argument("--iterations", type=int, default=100, help="of curves and loop")
     found.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     return found
 

@@ -24,6 +24,7 @@ TASKS = (
     "growth",
     "train",
     "curves",
+    "loop",
     "data",
     "loader",
     "predict",

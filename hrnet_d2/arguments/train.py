@@ -122,19 +122,53 @@ def _add_detectron2(found: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Lets the second value of options for data be left out."""
+    """Lets the second value of options for data be left out, and options follow KEY VALUE."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
-        for option in DATA_OPTIONS:
-            if option in args and _is_single(args[args.index(option) + 1 :]):
-                args.insert(args.index(option) + 2, "")
+        args = _completed([word for arg in args for word in _divided(arg)])
         found, rest = super().parse_known_args(args, namespace)
+        late, pairs = self._late_options(found.opts)
+        if late:  # such as --resume, added to the end of the command
+            first = args[: len(args) - len(found.opts)]
+            found, rest = super().parse_known_args(_completed([*late, *first, *pairs]), namespace)
         for option in DATA_OPTIONS:
             name = option[2:].replace("-", "_")
             if getattr(found, name, None):
                 setattr(found, name, [value for value in getattr(found, name) if value])
         return found, rest
+
+    def _late_options(self, words: list[str]) -> tuple[list[str], list[str]]:
+        """Options with their values, where a key would stand; and the other words."""
+        late: list[str] = []
+        pairs: list[str] = []
+        while words:
+            count = 2
+            if words[0].partition("=")[0] in self._option_string_actions:
+                count = 1
+                while count < len(words) and not (
+                    words[count].startswith("--") or CONFIG_KEY.fullmatch(words[count])
+                ):
+                    count += 1
+                late += words[:count]
+            else:
+                pairs += words[:count]
+            words = words[count:]
+        return late, pairs
+
+
+def _completed(args: list[str]) -> list[str]:
+    """With an empty second value for options of data that have one."""
+    for option in DATA_OPTIONS:
+        if option in args and _is_single(args[args.index(option) + 1 :]):
+            args.insert(args.index(option) + 2, "")
+    return args
+
+
+def _divided(arg: str) -> list[str]:
+    """``--train-data=PATH`` as two words, as its second value is one of its own."""
+    option, equals, value = arg.partition("=")
+    return [option, value] if equals and option in DATA_OPTIONS else [arg]
 
 
 def _is_single(values: Sequence[str]) -> bool:

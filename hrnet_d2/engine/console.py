@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import torch
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
@@ -27,21 +28,51 @@ LOGGERS = ("detectron2", "fvcore", "hrnet_d2")
 WINDOW = 20  # iterations of a median
 
 
+# Details of each evaluation, while training: how data are held in memory, and the results again.
+REPEATED_NAMES = (
+    "detectron2.data.common",
+    "detectron2.data.dataset_mapper",
+    "detectron2.data.datasets.coco",
+    "detectron2.evaluation.testing",
+)
+REPEATED_STARTS = ("COCO summary of", "Evaluation results for custom", "Some metrics cannot be")
+
+
 class _Screen(logging.Filter):
-    """Keeps Detectron2's account of the environment and of every key, and our own details, off."""
+    """Keeps off Detectron2's account of the environment and of every key, our own details, and the
+    tracebacks of errors that explain themselves."""
+
+    def __init__(self, training: bool):
+        super().__init__()
+        self.training = training
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and _explains_itself(record.exc_info[1]):
+            return False
         if record.levelno >= logging.WARNING:
             return True
-        return record.name != "detectron2" and not getattr(record, "file_only", False)
+        if record.name == "detectron2" or getattr(record, "file_only", False):
+            return False
+        repeated = record.name in REPEATED_NAMES or str(record.msg).startswith(REPEATED_STARTS)
+        return not (self.training and repeated)
 
 
-def quiet_screen() -> None:
-    """Let details go to ``log.txt`` alone; for handlers that exist by now."""
+def _explains_itself(error: BaseException | None) -> bool:
+    return isinstance(error, OSError | SizeMismatchError) or type(error).__module__.startswith(
+        f"{__package__.partition('.')[0]}."
+    )
+
+
+def quiet_screen(training: bool = True) -> None:
+    """Let details go to ``log.txt`` alone; for handlers that exist by now.
+
+    Args:
+        training: also those of each evaluation, of which a training makes many.
+    """
     for name in LOGGERS:
         for handler in logging.getLogger(name).handlers:
             if _is_screen(handler) and not any(isinstance(f, _Screen) for f in handler.filters):
-                handler.addFilter(_Screen())
+                handler.addFilter(_Screen(training))
 
 
 def _is_screen(handler: logging.Handler) -> bool:

@@ -93,8 +93,10 @@ class Interruption(HookBase):
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.received is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # from the launcher too, which passes on what it has received
         self.received = number
         if self.checkpointer is not None:
             logger.warning(

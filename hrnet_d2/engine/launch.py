@@ -1,8 +1,12 @@
 """Starting one process for each device: Detectron2's own launcher, or under torchrun."""
 
 import argparse
+import contextlib
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +14,7 @@ import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException
 
 from hrnet_d2.config_file import ConfigError
 
@@ -54,14 +59,50 @@ def launch(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:
     if on_cpu:
         # Detectron2's launcher takes NCCL wherever it sees a GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    detectron2_launch(
-        _run_and_leave,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, args, cfg),
-    )
+    several = args.num_gpus * args.num_machines > 1
+    with _waiting_on_sigterm() if several else contextlib.nullcontext():
+        detectron2_launch(
+            _run_and_leave,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args, cfg),
+        )
+
+
+@contextlib.contextmanager
+def _waiting_on_sigterm() -> Iterator[None]:
+    """On SIGTERM pass it on to the processes started in the body, and wait for their checkpoint.
+
+    A launcher that ended at once would leave them behind; and its death is a SIGINT for them
+    (``torch.multiprocessing``), which after a SIGTERM means to end without a checkpoint.
+
+    Raises:
+        SystemExit: after a SIGTERM, when the processes have ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = False
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal received
+        received = True
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if not multiprocessing.active_children():
+            raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    except ProcessException:
+        if not received:
+            raise
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run_and_leave(main: Job, args: argparse.Namespace, cfg: CfgNode) -> None:

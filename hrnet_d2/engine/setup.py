@@ -89,7 +89,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
             # As default_setup does, whose loggers then exist before it writes to them.
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-            quiet_screen()
+            quiet_screen(training=not args.eval_only)
             default_setup(cfg, args)
             set_float32_precision(cfg)
     except OSError as error:

@@ -120,6 +120,18 @@ def test_curves_compare_switches_and_seeds():
     assert last["relative_distance_of_its_seeds"] > last["relative_distance_of_switches"]["default"]
 
 
+def test_loop_figures():
+    config = "quick_start/faster_rcnn_hrnetv2p_w18_shapes.yaml"
+    words = f"loop --config {config} --iterations 2 --clock cpu --device cpu --opts"
+    keys = ["MODEL.HRNETV2P.WIDTH", "4", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
+    (row,) = measure([*words.split(), *keys])["results"]
+    assert row["bare_mean_ms"] > 0 and row["full_mean_ms"] > 0
+    hooks = row["hooks_mean_ms"]
+    assert hooks["Averaging"] > 0 and {"PeriodicCheckpointer", "Progress"} <= hooks.keys()
+    total = sum(hooks.values()) / row["bare_mean_ms"]
+    assert row["hooks_share"] == pytest.approx(total, rel=0.01)
+
+
 def test_data_figures():
     rows = measure(["data", "--repeat", "1", "--device", "cpu"])["results"]
     steps = [row["step"] for row in rows]

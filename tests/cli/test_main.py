@@ -102,6 +102,18 @@ def test_training_takes_every_argument_of_detectron2():
     assert values.items() <= vars(ours.parse_args(["A.KEY", "1"])).items()
 
 
+def test_options_may_follow_the_keys():
+    """As --resume does, added to the end of the command."""
+    parse = argument_parser().parse_args
+    words = ["--config-file", "c.yaml", "--train-data", "a.json", "images", "A.KEY", "1"]
+    found = parse([*words, "--resume", "B.KEY", "-2", "--val-data", "b", "--num-gpus=2"])
+    assert found.resume and found.num_gpus == 2 and found.config_file == "c.yaml"
+    assert found.train_data == ["a.json", "images"] and found.val_data == ["b"]
+    assert found.opts == ["A.KEY", "1", "B.KEY", "-2"]
+    assert parse(["A.KEY", "--resume"]).opts == ["A.KEY", "--resume"]  # a value
+    assert parse(["--train-data=DATA", "A.KEY", "1"]).train_data == ["DATA"]
+
+
 def test_an_unknown_command_suggests_the_nearest(capsys):
     assert main(["trian"]) == 2
     assert "no command 'trian'; did you mean train?" in capsys.readouterr().err

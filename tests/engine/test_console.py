@@ -1,5 +1,6 @@
 """What a training shows on a terminal and in a pipe, and what it assumes for one's own data."""
 
+import logging
 import os
 import re
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hrnet_d2.data.datasets.shapes import write_shapes
-from hrnet_d2.engine import argument_parser, run_folder, setup
+from hrnet_d2.engine import DivergedError, argument_parser, run_folder, setup
+from hrnet_d2.engine.console import _Screen
 from hrnet_d2.engine.own_data import suit_own_data
 from tests.engine.tiny import QUICK_START, TINY, tiny_config
 
@@ -105,3 +107,28 @@ def test_what_is_given_stays(tmp_path):
     assumed = suit_own_data(cfg, ["TEST.EVAL_PERIOD", "0"])
     assert cfg.TEST.EVAL_PERIOD == 0 and cfg.SOLVER.CHECKPOINT_PERIOD == 20
     assert not [line for line in assumed if "PERIOD" in line]
+
+
+def logged(name, text, error=None, level=logging.INFO):
+    info = (type(error), error, None) if error else None
+    return logging.LogRecord(name, level, "", 0, text, (), info)
+
+
+def test_what_each_evaluation_repeats_is_not_shown_while_training():
+    shown = logged("detectron2.evaluation.coco_evaluation", "Per-category bbox AP: ...")
+    names = ("data.common", "data.datasets.coco", "data.dataset_mapper", "evaluation.testing")
+    hidden = [logged(f"detectron2.{name}", "text") for name in names]
+    hidden += [logged("detectron2.evaluation.coco_evaluation", "COCO summary of bbox:")]
+    for training in (True, False):
+        screen = _Screen(training)
+        assert screen.filter(shown)
+        assert [screen.filter(record) for record in hidden] == [not training] * 5
+    assert screen.filter(logged(hidden[0].name, "trouble", level=logging.WARNING))
+
+
+def test_tracebacks_of_errors_that_explain_themselves_are_not_shown():
+    name, text = "detectron2.engine.train_loop", "Exception during training:"
+    errors = (DivergedError("lower it"), OSError(28, "full")), (ValueError("a bug"),)
+    for error, is_shown in [(e, shown) for shown in (False, True) for e in errors[shown]]:
+        record = logged(name, text, error, logging.ERROR)
+        assert _Screen(True).filter(record) == is_shown

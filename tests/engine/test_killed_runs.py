@@ -62,12 +62,26 @@ def interrupt(folder, number, rng, *arguments) -> bool:
         time.sleep(0.05)
     time.sleep(rng.uniform(0, 3))
     ended = process.poll() is not None
-    if number == signal.SIGKILL:
-        os.killpg(process.pid, number)
+    if number == signal.SIGKILL or rng.random() < 0.5:
+        os.killpg(process.pid, number)  # as SLURM does, and Ctrl-C
     else:
         process.send_signal(number)
-    process.wait(timeout=300)
+    status = process.wait(timeout=300)
+    if number == signal.SIGTERM:
+        assert status in (0, 128 + number)  # 0 if it was about to end
+        assert all_end(process.pid)
     return not ended
+
+
+def all_end(group) -> bool:
+    """Whether no process is left behind; multiprocessing's tracker ends a little later."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +114,31 @@ def test_a_run_that_is_interrupted_ten_times_is_the_same(tmp_path, unbroken, num
     assert not list(tmp_path.glob(".*part*"))
 
 
+@pytest.fixture(scope="module")
+def unbroken_pair(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("pair"), *TWO)
+
+
 @pytest.mark.slow
-def test_two_processes_that_are_killed_resume_to_the_same(tmp_path):
-    expected = finish(tmp_path / "whole", *TWO)
-    rng = random.Random(0)
-    for _ in range(3):
-        interrupt(tmp_path / "parts", signal.SIGKILL, rng, *TWO)
-    same(expected, finish(tmp_path / "parts", "--resume", *TWO), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_two_processes_that_are_interrupted_ten_times_are_the_same(tmp_path, unbroken_pair, number):
+    rng = random.Random(100 + int(number))
+    interrupted = sum(interrupt(tmp_path, number, rng, *TWO) for _ in range(TIMES))
+    assert interrupted >= TIMES // 2
+    same(unbroken_pair, finish(tmp_path, "--resume", *TWO), rtol=1e-5, atol=1e-6)
+
+
+def test_a_signal_to_all_processes_of_a_run_saves_a_checkpoint(tmp_path):
+    """The launcher's death would be a second signal for the others."""
+    process = start(tmp_path, *TWO)
+    while not starts(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM
+    assert all_end(process.pid)
+    log = (tmp_path / "log.txt").read_text()
+    assert "Stopped by SIGTERM after iteration" in log
+    last = (tmp_path / "last_checkpoint").read_text()
+    assert f"Stopped by SIGTERM after iteration {int(last[6:13])}:" in log
