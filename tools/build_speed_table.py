@@ -177,6 +177,37 @@ def training_table(reports: list[dict]) -> str:
     )
 
 
+def operators_table(reports: list[dict]) -> str:
+    """What the time of an iteration goes into, for the switches that were profiled."""
+    rows = [
+        [
+            result["instructions"],
+            f"{result['batch']} x " + "{}x{}".format(*result["size"]),
+            result["switch"],
+            f"`{name}`",
+            f"{100 * share:.0f}",
+            f"{share * result['median_ms'] / 1e3:.2f}",
+        ]
+        for result in _results(reports)
+        for name, share in result.get("operators", {}).items()
+    ]
+    columns = ["processor", "images", "switches", "operator", "%", "s/iter"]
+    return _table(rows, columns) + _measured(
+        reports, "each operator's own time in one iteration under PyTorch's profiler."
+    )
+
+
+def training_tables(reports: list[dict]) -> str:
+    """Both tables of training, the second if anything was profiled."""
+    profiled = [
+        report
+        for report in _of_task(reports, "train")
+        if any("operators" in result for result in report["results"])
+    ]
+    tables = [training_table(reports), *([operators_table(profiled)] if profiled else [])]
+    return "\n\n".join(tables)
+
+
 def growth_table(reports: list[dict]) -> str:
     """Cost by image size, number of proposals and batch size."""
     reports = _of_task(reports, "growth")
@@ -350,7 +381,7 @@ SECTIONS = {
     "Runtimes": ("runtimes", runtimes_table),
     "Start": ("startup", startup_table),
     "Inference by part, seconds": ("inference", parts_table),
-    "Training": ("train", training_table),
+    "Training": ("train", training_tables),
     "Training loop": ("loop", loop_table),
     "Loss curves": ("curves", curves_table),
     "Growth": ("growth", growth_table),

@@ -113,8 +113,8 @@ def cell(row: dict | None) -> str:
     if row is None:
         return ""
     mark = "✓" if row["holds"] else "✗"
-    text = f"{mark} {row['matched']}/{row['expected']}, {row['box']:.0e} px, {row['score']:.0e}"
-    return f"{text}, IoU {row['mask_iou']:.3f}" if "mask_iou" in row else text
+    text = f"{mark} {row['matched']}/{row['expected']}, {row['box']:.0e} px"
+    return f"{text}, {row['mask_iou']:.3f}" if "mask_iou" in row else text
 
 
 def write(page: Path, markers: tuple[str, str], content: str, check: bool) -> int:

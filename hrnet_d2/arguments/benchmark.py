@@ -91,6 +91,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
         default=[],
         help=f"of training, several joined by +: {', '.join(SWITCHES)}",
     )
+    found.add_argument(
+        "--profile", action="store_true", help="of the task train: the share of each operator"
+    )
     found.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the task curves")
     found.add_argument(
         "--batches", nargs="+", type=int, default=[1], help="--batch-size of the task serve"

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
+from torch.profiler import ProfilerActivity, profile
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.devices import set_float32_precision
@@ -35,6 +36,7 @@ SWITCHES = {
     "fp16": ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"],
 }
 BATCHES = [1, 2, 4]
+OPERATORS = 8  # that a profile names
 
 
 def switch_options(switch: str) -> list[str]:
@@ -124,8 +126,21 @@ def _peak(args: argparse.Namespace, config: str, switch: str, batch: int) -> int
         )
 
 
+def _operators(step: _Step) -> dict[str, float]:
+    """The operators of an iteration with the most time of their own on the CPU: their shares."""
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
+        step()
+    own = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    total = sum(own.values())
+    most = sorted(own, key=lambda name: -own[name])[:OPERATORS]
+    return {name: round(own[name] / total, 3) for name in most}
+
+
 def run_train(args: argparse.Namespace) -> list[dict]:
-    """A row for each config and switch: milliseconds and peak bytes of an iteration."""
+    """A row for each config and switch: milliseconds and peak bytes of an iteration.
+
+    With ``args.profile`` also the shares of the operators.
+    """
     rows = []
     for config in args.config:
         size = tuple(args.size)
@@ -146,6 +161,8 @@ def run_train(args: argparse.Namespace) -> list[dict]:
             row.update(summary(seconds[switch]), peak_memory_bytes=peaks[switch])
             row["images_per_second"] = round(args.batch / statistics.median(seconds[switch]), 3)
             row["speedup"] = speedup(first, seconds[switch])
+            if args.profile:
+                row["operators"] = _operators(steps[switch])
             rows.append(row)
             print(
                 f"{config} {switch}: {row['median_ms']:.1f} ms an iteration, "

@@ -35,23 +35,23 @@ FORMAT_VERSION = 1
 # Pixels: torch.export records no graph for sides of one cell of the coarsest level and of more.
 MIN_SIDE = 64
 CHANNELS = ("RGB", "BGR")
-# What the program reads of settings.json: types, or the values that there are.
-REQUIRED: dict[str, Any] = {
-    "format": str,
-    "graph": str,
-    "files": dict,
-    "outputs": list,
-    "arithmetic": ("mmdet2", "mmdet1"),
-    "classes": list,
-    "score_thresh": (int, float),
-    "input": dict,
+# What the program reads of settings.json, and what it may be.
+REQUIRED: dict[str, Callable[[Any], bool]] = {
+    "format": lambda x: isinstance(x, str) and x in _RUNTIMES,
+    "graph": lambda x: isinstance(x, str),
+    "files": lambda x: isinstance(x, dict),
+    "outputs": lambda x: isinstance(x, list),
+    "arithmetic": lambda x: x in ("mmdet2", "mmdet1"),
+    "classes": lambda x: isinstance(x, list),
+    "score_thresh": lambda x: isinstance(x, int | float) and x == x,
+    "input": lambda x: isinstance(x, dict),
 }
-REQUIRED_OF_INPUT: dict[str, Any] = {
-    "format": CHANNELS,
-    "resize": ("opencv", "detectron2"),
-    "short_edge": int,
-    "long_edge": int,
-    "size_divisibility": int,
+REQUIRED_OF_INPUT: dict[str, Callable[[Any], bool]] = {
+    "format": lambda x: x in CHANNELS,
+    "resize": lambda x: x in ("opencv", "detectron2"),
+    "short_edge": lambda x: isinstance(x, int) and x >= 0,
+    "long_edge": lambda x: isinstance(x, int) and x > 0,
+    "size_divisibility": lambda x: isinstance(x, int) and x > 0 and x % 32 == 0,
 }
 LONGEST = 200  # characters of a damaged entry in a message
 
@@ -246,25 +246,23 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: use "
             "the detector.py in the folder, or a newer hrnet_d2"
         )
-    problem = _wrong_entry(settings, REQUIRED) or _wrong_entry(settings["input"], REQUIRED_OF_INPUT)
-    if not problem and (
-        settings["format"] not in _RUNTIMES or settings["graph"] not in settings["files"]
-    ):
-        problem = "format and graph"
+    problem = (
+        _wrong_entry(settings, REQUIRED)
+        or _wrong_entry(settings["input"], REQUIRED_OF_INPUT)
+        or ("" if settings["graph"] in settings["files"] else "the graph is not among the files")
+    )
     if problem:
         raise ValueError(f"{path} is damaged, copy the folder or export again: {problem}")
     return settings
 
 
-def _wrong_entry(entries: dict[str, Any], required: dict[str, Any]) -> str:
+def _wrong_entry(entries: dict[str, Any], required: dict[str, Callable[[Any], bool]]) -> str:
     """What is missing or wrong; "" if nothing is."""
-    for name, expected in required.items():
+    for name, is_right in required.items():
         if name not in entries:
             return f"no {name!r}"
-        value = entries[name]
-        values = isinstance(expected, tuple) and isinstance(expected[0], str)
-        if value not in expected if values else not isinstance(value, expected):
-            return f"{name!r} is {value!r}"[:LONGEST]
+        if not is_right(entries[name]):
+            return f"{name!r} is {entries[name]!r}"[:LONGEST]
     return ""
 
 
@@ -320,13 +318,21 @@ def _openvino(
     import openvino
 
     hints = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-    hint = hints.get(dtype or settings["run_dtype"])
-    if hint is None:
+    dtype = dtype or settings.get("run_dtype", "float32")
+    if dtype not in hints:
         raise ValueError(f"OpenVINO computes in {', '.join(hints)}, not in {dtype!r}")
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hints[dtype]}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-    model = openvino.Core().compile_model(str(path), device, config)
+    core = openvino.Core()
+    try:
+        model = core.compile_model(str(path), device, config)
+    except RuntimeError as error:
+        if device in core.available_devices:
+            raise
+        raise ValueError(
+            f"OpenVINO has no device {device!r} here, only {', '.join(core.available_devices)}"
+        ) from error
     outputs = settings["outputs"]
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -342,6 +348,7 @@ def _torchscript(
     import torch
     import torchvision  # noqa: F401  registers RoIAlign and NMS
 
+    _check_torch_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -357,6 +364,7 @@ def _pt2(
     import torch
     import torchvision  # noqa: F401  registers RoIAlign and NMS
 
+    _check_torch_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -372,6 +380,15 @@ def _pt2(
     return _torch_run(module, device)
 
 
+def _check_torch_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device.lower())
+    except (RuntimeError, AssertionError) as error:  # AssertionError of a build without CUDA
+        raise ValueError(f"This PyTorch has no device {device!r}: {error}") from error
+
+
 def _torch_run(module: Any, device: str) -> Run:
     import torch
 
@@ -383,7 +400,7 @@ def _torch_run(module: Any, device: str) -> Run:
     return run
 
 
-_RUNTIMES = {
+_RUNTIMES: dict[str, Callable[..., Run]] = {
     "onnx": _onnx_runtime,
     "openvino": _openvino,
     "torchscript": _torchscript,

@@ -42,7 +42,8 @@ def check_arguments(format: str, dtype: str) -> None:
         raise ExportError(f"There is no dtype {dtype!r}, only {', '.join(DTYPES)}")
     if format == "onnx" and dtype == "bfloat16":
         raise ExportError(
-            "ONNX Runtime has no bfloat16 convolutions on a CPU: export float32, or use openvino"
+            "ONNX Runtime has no bfloat16 convolutions on a CPU (NOT_IMPLEMENTED: Could not find "
+            "an implementation for Conv(22)): export float32, or use openvino"
         )
     needed = (*FORMATS[format][1], *(("nncf",) if dtype == "int8" else ()))
     missing = [name for name in needed if not _version(name)]

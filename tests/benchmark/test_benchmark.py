@@ -78,11 +78,15 @@ def test_training_switches():
         "1",
         "--device",
         "cpu",
+        "--profile",
         "--switches",
         "plain",
     ]
     (row,) = measure([*words, "--opts", *SMALL_HEADS])["results"]
     assert row["switch"] == "plain" and row["speedup"] == 1 and row["images_per_second"] > 0
+    shares = list(row["operators"].values())
+    assert shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1
+    assert any("conv" in name for name in row["operators"])
     # Weights, gradients and momentum of W18's backbone alone are 12 bytes a parameter.
     assert 12 * 10e6 < row["peak_memory_bytes"] < 4 * 2**30
 
@@ -257,6 +261,21 @@ def test_tables_of_prediction_and_tiles():
     assert "below 32 px (20)" in table and "6000x4000" in table
     cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
     assert cells == ["whole", "0.125", "0.250", "0.500", "3", "2"]
+
+
+def test_table_of_operators():
+    tool = _tool("build_speed_table")
+    where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
+    result = {"config": "a/b.yaml", "switch": "bf16", "size": [800, 1333], "batch": 2}
+    result |= {"speedup": 1.0, "peak_memory_bytes": 2**30}
+    result |= {"median_ms": 8000.0, "operators": {"aten::convolution_backward": 0.25}}
+    profiled = {"task": "train", "environment": where, "results": [result]}
+    plain = {"task": "train", "environment": where | {"instructions": "AVX2"}}
+    plain["results"] = [{k: v for k, v in result.items() if k != "operators"}]
+    tables = tool.training_tables([plain, profiled])
+    table = tables[tables.index("operator") :]
+    assert "| `aten::convolution_backward` | 25  | 2.00 " in table and "bf16" in table
+    assert "AVX2" not in table
 
 
 @pytest.mark.slow

@@ -1,17 +1,31 @@
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "build_export_matrix.py"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def matrix():
-    spec = importlib.util.spec_from_file_location("build_export_matrix", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("build_export_matrix")
+
+
+@pytest.mark.parametrize("name", ["build_export_matrix", "check_backends"])
+def test_the_page_holds_the_table_of_the_results(name):
+    tool = load_tool(name)
+    rows = json.loads(tool.RESULT.read_text("utf-8"))["rows"]
+    assert rows
+    written = tool.write(tool.PAGE, tool.MARKERS, tool.table(rows), check=True)
+    assert written == 0, f"run python tools/{name}.py write"
 
 
 def chosen(matrix, rows, missing, names=("fcos_hrnetv2p_w18", "htc_w48")):
@@ -55,7 +69,7 @@ def test_a_run_that_stops_keeps_what_it_did(matrix, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         matrix.run("python", first, old)
 
-    rows = matrix.json.loads(result.read_text("utf-8"))["rows"]
+    rows = json.loads(result.read_text("utf-8"))["rows"]
     assert [matrix.key(r)[:2] for r in rows] == [
         ("htc_hrnetv2p_w18", "onnx"),
         ("fcos_hrnetv2p_w18", "onnx"),

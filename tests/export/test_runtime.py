@@ -165,6 +165,11 @@ def test_folders_that_are_no_export(tmp_path):
         ({"arithmetic": "mmdet3"}, "is damaged.*'arithmetic' is 'mmdet3'"),
         ({"input": {"format": "RGB"}}, "is damaged.*no 'resize'"),
         ({"input": ["RGB"]}, "is damaged.*'input' is"),
+        ({"score_thresh": float("nan")}, "is damaged.*'score_thresh' is nan"),
+        ({"size_divisibility": 0}, "is damaged.*'size_divisibility' is 0"),
+        ({"size_divisibility": 16}, "is damaged.*'size_divisibility' is 16"),
+        ({"long_edge": -1}, "is damaged.*'long_edge' is -1"),
+        ({"short_edge": "800"}, "is damaged.*'short_edge' is '800'"),
         ({"files": {"detector.onnx": "0" * 64}}, "SHA-256 differs"),
         ({"graph": "../x", "files": {"../x": "0" * 64}}, "'../x', which is not in the folder"),
         ({"graph": "/etc/x", "files": {"/etc/x": "0" * 64}}, "which is not in the folder"),
@@ -172,7 +177,11 @@ def test_folders_that_are_no_export(tmp_path):
 )
 def test_settings_that_are_refused(folder, changes, words):
     file = folder / "settings.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    entries = json.loads(file.read_text())
+    for name, value in changes.items():
+        place = entries if name in entries else entries["input"]
+        place[name] = value
+    file.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=words):
         runtime.load(folder)
 
@@ -199,6 +208,14 @@ def test_files_that_may_hold_code_must_be_trusted(folder, format):
     file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
     with pytest.raises(ValueError, match="runs code that is in it: pass trusted=True"):
         runtime.load(folder)
+
+
+@pytest.mark.parametrize("format", ["pt2", "torchscript"])
+def test_a_device_that_pytorch_has_not_is_named(folder, format):
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
+    with pytest.raises(ValueError, match="This PyTorch has no device 'cuda:99'"):
+        runtime.load(folder, trusted=True, device="cuda:99")
 
 
 def test_a_missing_runtime_is_named(folder, monkeypatch):

@@ -27,6 +27,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -113,16 +114,23 @@ def write_label_studio(root: Path) -> None:
 def write_results(root: Path) -> None:
     truth = layouts.coco("train")
     (root / "truth.json").write_text(json.dumps(truth))
+    size = layouts.HEIGHT, layouts.WIDTH
     results = [
         {
             "image_id": a["image_id"],
             "category_id": a["category_id"],
             "bbox": a["bbox"],
+            "segmentation": _rle(a["segmentation"], *size),
             "score": 0.5,
         }
         for a in truth["annotations"]
     ]
     (root / "results.json").write_text(json.dumps(results))
+
+
+def _rle(polygons: list, height: int, width: int) -> dict:
+    found = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+    return {"size": found["size"], "counts": found["counts"].decode()}
 
 
 def compare(root: Path) -> None:

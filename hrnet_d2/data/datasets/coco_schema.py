@@ -323,7 +323,9 @@ def _references(
             continue
         listed = some(sorted(set(strangers)))
         if lenient and key == "image_id":
-            data["annotations"] = [a for a in annotations if a.get(key) in there]
+            data["annotations"] = [
+                a for a in annotations if _is_whole(a.get(key)) and a[key] in there
+            ]
             report.warnings.append(
                 f'{len(strangers)} annotations have an image_id that "images" lacks and are not '
                 f"used: {listed}"
