@@ -248,6 +248,35 @@ def loop_table(reports: list[dict]) -> str:
     return _table(rows, columns) + _measured(reports, how)
 
 
+def formats_table(reports: list[dict]) -> str:
+    """The same data in several formats: what was read, and the AP of the trained detector."""
+    reports = _of_task(reports, "formats")
+    rows = []
+    for result in _results(reports):
+        counts = result["counts"].values()
+        numbers = [" + ".join(str(c[what]) for c in counts) for what in ("images", "objects")]
+        classes = next(iter(result["counts"].values()))["classes"]
+        figures = [f"{result[key]:.4f}" for key in ("AP", "AP50", "total_loss")]
+        rows.append([result["format"], *numbers, ", ".join(classes), *figures])
+    columns = ["format", "images", "objects", "classes", "AP", "AP50", "last loss"]
+    how = "training and validation data; one seed."
+    return _table(rows, columns) + _measured(reports, how)
+
+
+def baseline_table(reports: list[dict]) -> str:
+    """AP of raw and averaged weights by iteration, for each seed."""
+    reports = _of_task(reports, "baseline")
+    rows = [
+        [str(run["seed"]), str(row["iteration"])]
+        + [f"{row[kind][key]:.1f}" for kind in ("raw", "averaged") for key in ("AP", "AP50")]
+        for run in _results(reports)
+        for row in run["evaluations"]
+    ]
+    columns = ["seed", "iterations", "AP", "AP50", "AP, averaged", "AP50, averaged"]
+    how = "Faster R-CNN W18 from scratch on photographs of blood cells (BCCD)."
+    return _table(rows, columns) + _measured(reports, how)
+
+
 def curves_table(reports: list[dict]) -> str:
     """Mean losses over ten equal spans of training, and the distance between the curves."""
     reports = _of_task(reports, "curves")
@@ -383,6 +412,8 @@ SECTIONS = {
     "Inference by part, seconds": ("inference", parts_table),
     "Training": ("train", training_tables),
     "Training loop": ("loop", loop_table),
+    "Formats of data": ("formats", formats_table),
+    "Training from scratch": ("baseline", baseline_table),
     "Loss curves": ("curves", curves_table),
     "Growth": ("growth", growth_table),
     "Training data": ("data", data_table),

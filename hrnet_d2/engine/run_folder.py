@@ -98,9 +98,11 @@ def refuse_earlier_run(folder: str) -> None:
 
 
 def clear(folder: str) -> None:
-    """Delete the checkpoints and metrics of an earlier run, so that nothing is taken for the new
-    run's."""
-    for path in [*_checkpoints(folder), Path(folder, "metrics.json"), Path(folder, EVALUATIONS)]:
+    """Delete the checkpoints, metrics and TensorBoard's curves of an earlier run, so that nothing is
+    taken for the new run's."""
+    metrics = [Path(folder, name) for name in ("metrics.json", EVALUATIONS)]
+    curves = Path(folder).glob("events.out.tfevents.*")
+    for path in [*_checkpoints(folder), *metrics, *curves]:
         path.unlink(missing_ok=True)
 
 

@@ -56,8 +56,10 @@ def test_checkpoints_of_an_earlier_run_are_not_replaced(tmp_path):
     run_folder.refuse_earlier_run(str(tmp_path / "absent"))
     (tmp_path / "model_final.pth").write_bytes(b"x")
     (tmp_path / "mine.txt").write_text("x")
+    curves = tmp_path / "events.out.tfevents.1.host"
+    curves.write_bytes(b"x")
     with pytest.raises(RunFolderError, match=r"model_final\.pth.*--resume.*--overwrite"):
         run_folder.refuse_earlier_run(str(tmp_path))
     run_folder.clear(str(tmp_path))
     run_folder.refuse_earlier_run(str(tmp_path))
-    assert (tmp_path / "mine.txt").exists()
+    assert (tmp_path / "mine.txt").exists() and not curves.exists()
