@@ -257,8 +257,10 @@ def formats_table(reports: list[dict]) -> str:
         numbers = [" + ".join(str(c[what]) for c in counts) for what in ("images", "objects")]
         classes = next(iter(result["counts"].values()))["classes"]
         figures = [f"{result[key]:.4f}" for key in ("AP", "AP50", "total_loss")]
+        figures.append(f"`{result['weights_sha256'][:12]}`")
         rows.append([result["format"], *numbers, ", ".join(classes), *figures])
     columns = ["format", "images", "objects", "classes", "AP", "AP50", "last loss"]
+    columns.append("SHA-256 of the weights")
     how = "training and validation data; one seed."
     return _table(rows, columns) + _measured(reports, how)
 

@@ -3,13 +3,14 @@
 
 python tools/check_formats.py --train-data train.json images/ --val-data val.json images/ \
     --json benchmarks/formats_cpu.json
-python tools/check_formats.py --formats YOLO ...  # one of them; the results of others are kept
-python tools/check_formats.py --collect ...       # of runs made one by one, or side by side
+python tools/check_formats.py --formats YOLO ...  # one of them, for runs side by side
+python tools/check_formats.py --collect ...       # then the results of all
 
 Each dataset is checked and trained on by one command of ``hrnet-d2``, which is in the results.
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from xml.sax.saxutils import escape
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import torch  # noqa: E402
 import yaml  # noqa: E402
 from train_baseline import CONFIG, SETTINGS  # noqa: E402
 
@@ -115,15 +117,16 @@ def write_voc(root: Path, sources: dict[str, tuple[Path, Path]]) -> None:
 WRITERS = {"COCO": write_coco, "YOLO": write_yolo, "VOC": write_voc}
 
 
-def hrnet_d2(*arguments: str) -> str:
-    """Run a command; the command as users would type it."""
-    subprocess.run([sys.executable, "-m", "hrnet_d2.cli", *arguments], check=True)
-    return shlex.join(["hrnet-d2", *arguments])
+def commands_of(data: Path, output: Path, options: list[str]) -> list[list[str]]:
+    """What a user types: check the data, and train on them."""
+    values = [word for item in (SETTINGS | RUN).items() for word in item]
+    values += [*options, "OUTPUT_DIR", str(output)]
+    train = ["train", "--config-file", CONFIG, "--overwrite", "--train-data", str(data), *values]
+    return [["check", str(data)], train]
 
 
-def compare(name: str, folder: Path, options: list[str]) -> dict:
-    """Check a dataset, train on it and evaluate."""
-    data, output = folder / name, folder / f"run_{name}"
+def result_of(name: str, data: Path, output: Path, options: list[str]) -> dict:
+    """What was read, and the metrics and last losses of the finished run."""
     found = inspect(find_data(data).splits)
     counts = {
         split: {
@@ -133,18 +136,22 @@ def compare(name: str, folder: Path, options: list[str]) -> dict:
         }
         for split, contents in found.contents.items()
     }
-    commands = [hrnet_d2("check", str(data))]
-    values = [word for item in (SETTINGS | RUN).items() for word in item]
-    values += [*options, "OUTPUT_DIR", str(output)]
-    commands.append(
-        hrnet_d2(
-            "train", "--config-file", CONFIG, "--overwrite", "--train-data", str(data), *values
-        )
-    )
-    last = json.loads((output / "metrics.json").read_text("utf-8").splitlines()[-1])
-    losses = {key: last[key] for key in last if key == "total_loss"}
+    last: dict[str, float] = {}
+    for line in (output / "metrics.json").read_text("utf-8").splitlines():
+        last.update(json.loads(line))
     metrics = {key: last[f"bbox/{key}"] for key in ("AP", "AP50", "AP75")}
-    return {"format": name, "commands": commands, "counts": counts} | metrics | losses
+    commands = [shlex.join(["hrnet-d2", *c]) for c in commands_of(data, output, options)]
+    result = {"format": name, "commands": commands, "counts": counts}
+    result |= metrics | {"total_loss": last["total_loss"]}
+    return result | {"weights_sha256": digest(output / "model_final.pth")}
+
+
+def digest(file: Path) -> str:
+    """Of all weights and buffers of a checkpoint."""
+    found = hashlib.sha256()
+    for name, value in sorted(torch.load(file, weights_only=True)["model"].items()):
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def main(argv=None) -> int:
@@ -152,7 +159,7 @@ def main(argv=None) -> int:
     parser.add_argument("--train-data", nargs=2, required=True, metavar=("JSON", "IMAGES"))
     parser.add_argument("--val-data", nargs=2, required=True, metavar=("JSON", "IMAGES"))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
-    parser.add_argument("--collect", action="store_true", help="only collect what was made before")
+    parser.add_argument("--collect", action="store_true", help="of runs that were made before")
     parser.add_argument("--output", default="output/formats", help="folder of data and runs")
     parser.add_argument("--json", help="write the results here")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
@@ -162,13 +169,15 @@ def main(argv=None) -> int:
         split: (Path(file), Path(images))
         for split, (file, images) in (("train", args.train_data), ("val", args.val_data))
     }
-    for name in () if args.collect else args.formats:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        WRITERS[name](folder / name, sources)
-        result = compare(name, folder, args.opts)
-        (folder / f"{name}.json").write_text(json.dumps(result), "utf-8")
-    files = [folder / f"{name}.json" for name in FORMATS]
-    results = [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
+    results = []
+    for name in args.formats:
+        data, output = folder / name, folder / f"run_{name}"
+        if not args.collect:
+            shutil.rmtree(data, ignore_errors=True)
+            WRITERS[name](data, sources)
+            for words in commands_of(data, output, args.opts):
+                subprocess.run([sys.executable, "-m", "hrnet_d2.cli", *words], check=True)
+        results.append(result_of(name, data, output, args.opts))
     command = shlex.join(["python", "tools/check_formats.py", *(argv or sys.argv[1:])])
     report = {"task": "formats", "command": command, "environment": environment("cpu")}
     report["results"] = results

@@ -98,8 +98,8 @@ def refuse_earlier_run(folder: str) -> None:
 
 
 def clear(folder: str) -> None:
-    """Delete checkpoints, metrics and TensorBoard's curves of an earlier run, so that nothing is taken
-    for the new run's."""
+    """Delete what an earlier run left, so that nothing is taken for the new run's: checkpoints,
+    metrics and TensorBoard's curves."""
     metrics = [Path(folder, name) for name in ("metrics.json", EVALUATIONS)]
     curves = Path(folder).glob("events.out.tfevents.*")
     for path in [*_checkpoints(folder), *metrics, *curves]:

@@ -212,6 +212,20 @@ def test_readmes_hold_the_tables_of_the_figures():
         assert tool.insert(text, table) == text, "run python tools/build_speed_table.py"
 
 
+def test_the_handbook_states_that_formats_make_no_difference():
+    root = Path(__file__).parents[2]
+    results = json.loads((root / "benchmarks" / "formats_cpu.json").read_text())["results"]
+    first = results[0]
+    assert [r["format"] for r in results] == ["COCO", "YOLO", "VOC"]
+    for key in ("counts", "AP", "weights_sha256"):
+        assert all(result[key] == first[key] for result in results)
+    page = (root / "docs" / "train.md").read_text()
+    counts = [[c[k] for c in first["counts"].values()] for k in ("images", "objects")]
+    columns = [" + ".join(map(str, numbers)) for numbers in counts]
+    columns += [f"{first[key]:.4f}" for key in ("AP", "AP50")]
+    assert page.count(f"| {' | '.join(columns)} |") == 3
+
+
 def test_table_of_a_report():
     tool = _tool("build_speed_table")
     difference = {"detections": 100, "same_classes": True, "box_px": 2e-4, "score": 3e-6}
