@@ -99,7 +99,7 @@ def run_loop(args: argparse.Namespace) -> list[dict]:
             full = _Full(cfg, clock)
             bare = _Bare(cfg, clock)
             seconds: dict[str, list[float]] = {"bare": [], "full": []}
-            pair = {"bare": bare, "full": full}
+            pair: dict[str, Callable[[int], float]] = {"bare": bare, "full": full}
             with full.running():
                 for iteration in range(WARM_UP + args.iterations):
                     order = ("bare", "full") if iteration % 2 else ("full", "bare")

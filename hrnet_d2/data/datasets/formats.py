@@ -26,6 +26,8 @@ __all__ = ["CustomData", "Given", "find_data", "resolve_data", "split_images"]
 
 logger = logging.getLogger(__name__)
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2")
+
 Given = str | Path | Sequence[str | Path]
 """Data as users give them: a path, or an annotation file and a folder of images."""
 
@@ -96,6 +98,8 @@ def find_data(given: Given, like: Split | None = None) -> CustomData:
         if coco:
             return CustomData("COCO", path, coco, _others(path, "COCO"))
         reader = find_voc(path) or find_label_studio(path)
+    if reader is None and path.is_file() and path.suffix in ARCHIVES:
+        raise DatasetError(f"{path} is an archive: unpack it, and give the folder")
     if reader is None:
         raise DatasetError(
             f"The format of {path} is not known. Known are COCO (a JSON file, or a folder with "

@@ -317,6 +317,9 @@ def test_what_is_not_known_is_explained(tmp_path):
         find_data(tmp_path / "data")
     with pytest.raises(FileNotFoundError, match="absent"):
         find_data(tmp_path / "absent")
+    (tmp_path / "cells.v1.yolov8.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match="unpack it"):
+        find_data(tmp_path / "cells.v1.yolov8.zip")
     root = layouts.write_coco(tmp_path / "coco")
     (root / "annotations/train_more.json").write_text(json.dumps(coco("train")))
     with pytest.raises(DatasetError, match="several annotation files for train"):
