@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
+from detectron2.utils import comm
 
 from . import progress
 
@@ -70,6 +71,8 @@ def watch_ranks() -> Iterator[None]:
     ``HRNET_D2_RANK_TIMEOUT`` sets other seconds, and 0 turns this off.  When one does not, this
     process ends with an error in its log that names it.
 
+    Processes that are done wait for the others here: they leave the body together.
+
     Raises:
         RankError: if the body fails because another process of this machine died.
     """
@@ -85,13 +88,17 @@ def watch_ranks() -> Iterator[None]:
     watch.start()
     try:
         yield
+        # A process that left earlier would be taken for dead by the others, which may still be
+        # saving; and its group cannot be destroyed while its thread uses it.
+        comm.synchronize()
+        watch.finish()
     except RuntimeError as error:
         dead = watch.find_dead(seconds=3)
         if dead is None:
             raise
         raise RankError(f"{dead} has died, so the job cannot go on") from error
     finally:
-        watch.stop()
+        watch.abandon()
 
 
 class _Watch(threading.Thread):
@@ -104,26 +111,38 @@ class _Watch(threading.Thread):
         dist.all_gather_object(found, own, group=self.group)
         self.others = [_Process(*entry) for entry in found if entry != own]
         self.ended = threading.Event()
+        self.abandoned = False
 
     def run(self) -> None:
-        """Meet the other processes every few seconds."""
-        while not self.ended.wait(INTERVAL):
+        """Meet the other processes every few seconds, until all of them have ended."""
+        while True:
+            ended = self.ended.wait(INTERVAL)
+            if self.abandoned:
+                return
             try:
                 dist.monitored_barrier(
                     self.group, timeout=timedelta(seconds=self.timeout), wait_all_ranks=True
                 )
-                snapshots: list = [None] * dist.get_world_size()
-                dist.all_gather_object(snapshots, progress.snapshot(), group=self.group)
+                found: list = [None] * dist.get_world_size()
+                dist.all_gather_object(found, (ended, progress.snapshot()), group=self.group)
             except RuntimeError as error:
                 if not self.ended.is_set():
                     self._end_job(str(error))
                 return
-            stuck = progress.stuck_ranks(snapshots, self.timeout)
+            if all(others_ended for others_ended, _ in found):
+                return
+            stuck = progress.stuck_ranks([snapshot for _, snapshot in found], self.timeout)
             if stuck and not self.ended.is_set():
                 self._end_stuck_job(stuck)
 
-    def stop(self) -> None:
-        """The body is over; a process that ends earlier than others is no failure."""
+    def finish(self) -> None:
+        """The body is over in every process: meet them a last time, and end the thread."""
+        self.ended.set()
+        self.join(self.timeout)
+
+    def abandon(self) -> None:
+        """Watch no longer, whatever the others do."""
+        self.abandoned = True
         self.ended.set()
 
     def find_dead(self, seconds: float) -> _Process | None:

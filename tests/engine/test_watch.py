@@ -57,6 +57,43 @@ def test_the_other_rank_is_named(tmp_path, name, word):
             rank.kill()
 
 
+LEAVING = """
+import sys, time
+import torch.distributed as dist
+from hrnet_d2.engine import watch
+watch.INTERVAL = 0.2
+dist.init_process_group("gloo", rank=int(sys.argv[1]), world_size=2, init_method=sys.argv[2])
+start = time.monotonic()
+with watch.watch_ranks():
+    if sys.argv[1] == "0":  # saves, writes a report
+        time.sleep(6)
+assert time.monotonic() - start > 5
+dist.destroy_process_group()
+print("left", flush=True)
+"""
+
+
+def test_processes_that_are_done_wait_for_the_others(tmp_path):
+    """Else they would be taken for dead, or abort while their thread uses the group."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVING, str(rank), f"file://{tmp_path}/store"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "HRNET_D2_RANK_TIMEOUT": "30", "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for rank in ranks:
+            output = rank.communicate(timeout=120)[0]
+            assert rank.returncode == 0 and "left" in output, output
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
 HANGING = """
 import os, sys, time
 import torch, torch.distributed as dist
