@@ -40,7 +40,7 @@ RECORDINGS = {
         f"hrnet-d2 train --config-file {CONFIG} --train-data shapes OUTPUT_DIR output/shapes", 60
     ),
     "failure": Recording(
-        f"hrnet-d2 train --config-file {CONFIG} --train-data shapes SOLVER.BASE_LR 1e4 "
+        f"hrnet-d2 train --config-file {CONFIG} --train-data shapes SOLVER.BASE_LR 100 "
         "SOLVER.WARMUP_ITERS 0 OUTPUT_DIR output/diverged",
         300,
     ),

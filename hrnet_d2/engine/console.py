@@ -35,7 +35,17 @@ REPEATED_NAMES = (
     "detectron2.data.datasets.coco",
     "detectron2.evaluation.testing",
 )
-REPEATED_STARTS = ("COCO summary of", "Evaluation results for custom", "Some metrics cannot be")
+REPEATED_STARTS = (
+    "COCO summary of",
+    "Evaluating predictions with",
+    "Evaluation results for custom",
+    "Saving results to",
+    "Some metrics cannot be",
+    "Start inference",
+    "Total inference",
+)
+# Told of the same data each time.
+ONCE = "detectron2.data.build"
 
 
 class _Screen(logging.Filter):
@@ -45,6 +55,7 @@ class _Screen(logging.Filter):
     def __init__(self, training: bool):
         super().__init__()
         self.training = training
+        self._told: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and _explains_itself(record.exc_info[1]):
@@ -54,6 +65,10 @@ class _Screen(logging.Filter):
         if record.name == "detectron2" or getattr(record, "file_only", False):
             return False
         repeated = record.name in REPEATED_NAMES or str(record.msg).startswith(REPEATED_STARTS)
+        if record.name == ONCE:
+            text = record.getMessage()
+            repeated = text in self._told
+            self._told.add(text)
         return not (self.training and repeated)
 
 

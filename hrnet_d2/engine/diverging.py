@@ -1,13 +1,16 @@
 """Training that has diverged: the error, and the check of the weights."""
 
-import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["DivergedError", "check_weights", "weights_problem"]
+from hrnet_d2.checkpoint.values import LARGEST
 
-# Beyond any weight that training arrives at, and far below float32's largest number.
+__all__ = ["LARGEST_LOSS", "DivergedError", "check_weights", "weights_problem"]
+
+# Beyond any weight or loss of a training that works, and far below float32's largest number: with
+# batch statistics, a network goes on computing finite losses with weights that mean nothing.
 LARGEST_WEIGHT = 1e9
+LARGEST_LOSS = 1e9
 
 
 class DivergedError(FloatingPointError):
@@ -33,7 +36,8 @@ def weights_problem(model: nn.Module) -> str:
     largest = torch.stack([tensor.abs().max().float() for _, tensor in named]).cpu()
     parameters = {name for name, _ in model.named_parameters()}
     for (name, _), value in zip(named, largest.tolist(), strict=True):
-        if not value <= (LARGEST_WEIGHT if name in parameters else np.finfo(np.float32).max):
+        # Buffers: what a checkpoint may have when it is loaded.
+        if not value <= (LARGEST_WEIGHT if name in parameters else LARGEST):
             return f"the largest value of {name} is {value:g}"
     return ""
 

@@ -1,12 +1,11 @@
 """One iteration of training: a batch, in parts if asked for; its losses; the optimizer's step.
 
-A batch whose losses are NaN or infinite ends the run with what is known about it, or is skipped
-within the budget of ``SOLVER.MAX_NONFINITE``.
+A batch whose losses are NaN, infinite or absurdly large ends the run with what is known about it, or
+is skipped within the budget of ``SOLVER.MAX_NONFINITE``.
 """
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .diverging import DivergedError, weights_problem
+from .diverging import LARGEST_LOSS, DivergedError, weights_problem
 
 __all__ = ["Step", "step_trainer"]
 
@@ -110,7 +109,7 @@ class Step(SimpleTrainer):
         if not gathered and not self.max_nonfinite:
             return True
         stacked = torch.stack([loss.detach().float() for loss in loss_dict.values()])
-        everywhere = stacked.isfinite().all().float()
+        everywhere = (stacked.abs() <= LARGEST_LOSS).all().float()  # not so of NaN
         if comm.get_world_size() > 1:
             # Part of the copy below, so that all processes know without one more wait.
             dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
@@ -128,15 +127,15 @@ class Step(SimpleTrainer):
     def _on_nonfinite(self, losses: dict[str, float], iteration: int) -> None:
         """Count a batch to skip, or raise; called in all processes at once."""
         own = None
-        if not all(map(math.isfinite, losses.values())):
+        if not all(abs(value) <= LARGEST_LOSS for value in losses.values()):
             own = f"{_named(losses)} for the images {_images(self._batch)}"
         where = "; ".join(text for text in comm.all_gather(own) if text)
         problem = weights_problem(self.model)
         self.skipped += 1
         if self.skipped <= self.max_nonfinite and not problem:
             logger.warning(
-                "Iteration %d is skipped, since its losses are not finite: %s. Skipped so far: %d "
-                "of SOLVER.MAX_NONFINITE %d",
+                "Iteration %d is skipped, since its losses are out of bounds: %s. Skipped so far: "
+                "%d of SOLVER.MAX_NONFINITE %d",
                 *(iteration, where, self.skipped, self.max_nonfinite),
             )
             get_event_storage().put_scalar("skipped_batches", self.skipped, smoothing_hint=False)

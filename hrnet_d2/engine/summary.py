@@ -1,6 +1,8 @@
 """The settings of a run that matter, on one screen."""
 
 import logging
+import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -51,11 +53,20 @@ def _model(cfg: CfgNode) -> str:
 
 def _data(cfg: CfgNode, epochs: Epochs) -> str:
     images = "" if epochs.images is None else f" ({epochs.images} images)"
-    names = ", ".join(cfg.DATASETS.TRAIN) + images
-    return f"{names}; evaluated on {', '.join(cfg.DATASETS.TEST) or 'nothing'}"
+    names = _names(cfg, cfg.DATASETS.TRAIN) + images
+    return f"{names}; evaluated on {_names(cfg, cfg.DATASETS.TEST) or 'nothing'}"
+
+
+def _names(cfg: CfgNode, datasets: Sequence[str]) -> str:
+    """Names of datasets; those of one's own are known by the folders of their images."""
+    here = os.path.join(os.getcwd(), "")
+    own = {entry["NAME"]: entry["IMAGES"].removeprefix(here) for entry in cfg.DATASETS.OWN}
+    return ", ".join(own.get(name, name) for name in datasets)
 
 
 def _input(cfg: CfgNode) -> str:
+    if not any(cfg.INPUT.MIN_SIZE_TRAIN):
+        return "images as they are"
     sides = "/".join(map(str, cfg.INPUT.MIN_SIZE_TRAIN))
     return f"shorter side {sides}, longer at most {cfg.INPUT.MAX_SIZE_TRAIN}"
 

@@ -124,6 +124,9 @@ def test_what_each_evaluation_repeats_is_not_shown_while_training():
         assert screen.filter(shown)
         assert [screen.filter(record) for record in hidden] == [not training] * 5
     assert screen.filter(logged(hidden[0].name, "trouble", level=logging.WARNING))
+    told = [logged("detectron2.data.build", text) for text in ("312 images", "80 images")]
+    screen = _Screen(training=True)
+    assert [screen.filter(record) for record in [*told, *told]] == [True, True, False, False]
 
 
 def test_tracebacks_of_errors_that_explain_themselves_are_not_shown():

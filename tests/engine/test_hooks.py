@@ -188,6 +188,18 @@ def test_weights_that_diverged_in_the_last_step_are_not_saved(tmp_path, value):
         Trainer.test(trainer.cfg, trainer.model)
 
 
+def test_statistics_that_diverged_are_not_saved(tmp_path):
+    """What a checkpoint may not have when it is loaded."""
+
+    def diverge(trainer):
+        trainer.model.backbone.bottom_up.bn1.running_var.fill_(1e20)
+
+    norm = ["MODEL.HRNETV2P.NORM", "BN", "MODEL.HRNETV2P.NORM_EVAL", "True"]
+    with pytest.raises(DivergedError, match="bn1.running_var is 1e"):
+        make(tmp_path, *norm, hook=At(2, diverge)).train()
+    assert not list(tmp_path.glob("*.pth"))
+
+
 def test_a_rate_that_is_too_high_is_named(tmp_path):
     options = ["SOLVER.BASE_LR", "1e8", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "9"]
     with pytest.raises(DivergedError, match="diverged.*lower SOLVER.BASE_LR"):

@@ -109,10 +109,11 @@ def test_divide():
 
 
 class Spoil(HookBase):
-    """Makes the losses of some iterations NaN."""
+    """Makes the losses of some iterations NaN, or huge."""
 
-    def __init__(self, *iterations):
+    def __init__(self, *iterations, factor=float("nan")):
         self.iterations = iterations
+        self.factor = factor
 
     def before_step(self):
         step = self.trainer._trainer
@@ -121,7 +122,7 @@ class Spoil(HookBase):
         def spoiled(batch):
             losses = forward(step, batch)
             if self.trainer.iter in self.iterations:
-                losses["loss_cls"] = losses["loss_cls"] * float("nan")
+                losses["loss_cls"] = losses["loss_cls"] * self.factor
             return losses
 
         step._forward = spoiled
@@ -147,6 +148,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_what_is_known(tmp_path):
     saved = torch.load(tmp_path / "model_0000001.pth", weights_only=False)["model"]
     assert all(torch.equal(value, saved[k]) for k, value in trainer.model.state_dict().items())
     assert not (tmp_path / "model_0000002.pth").exists()
+
+
+def test_a_loss_that_is_absurdly_large_ends_the_run(tmp_path):
+    """With batch statistics losses may stay finite whatever the weights have become."""
+    trainer = Trainer(tiny_config(tmp_path, "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()"))
+    trainer.register_hooks([Spoil(1, factor=1e12)])
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(DivergedError, match=r"at iteration 1: loss_cls \d.*e\+1[12],"):
+        trainer.train()
+    assert not list(tmp_path.glob("*.pth"))
 
 
 def test_skipped_batches_are_counted_and_leave_the_weights(tmp_path, caplog):
