@@ -1,7 +1,7 @@
 """One iteration of training: a batch, in parts if asked for; its losses; the optimizer's step.
 
-A batch whose losses are NaN, infinite or absurdly large ends the run with what is known about it, or
-is skipped within the budget of ``SOLVER.MAX_NONFINITE``.
+A batch whose losses are NaN, infinite or absurdly large ends the run with what is known about it,
+or is skipped within the budget of ``SOLVER.MAX_NONFINITE``.
 """
 
 import contextlib
