@@ -76,11 +76,18 @@ def train(seed: int, data: list[str], options: list[str], folder: str, resume: b
     trainer = Both(setup(args))
     trainer.resume_or_load(resume=resume)
     trainer.train()
+    result = result_of(seed, output)
+    finished.write_text(json.dumps(result), "utf-8")
+    return result
+
+
+def result_of(seed: int, output: Path) -> dict:
+    """What a run has shown so far."""
     metrics = _lines(output / "metrics.json")
     seconds = median(line["time"] for line in metrics if "time" in line)
-    result = {
+    return {
         "seed": seed,
-        "evaluations": _lines(results),
+        "evaluations": _lines(output / "both.jsonl"),
         "losses": [
             [line["iteration"] + 1, round(line["total_loss"], 4)]
             for line in metrics
@@ -88,8 +95,6 @@ def train(seed: int, data: list[str], options: list[str], folder: str, resume: b
         ],
         "median_s_per_iteration": round(seconds, 4),
     }
-    finished.write_text(json.dumps(result), "utf-8")
-    return result
 
 
 def _lines(file: Path) -> list[dict]:
@@ -104,17 +109,21 @@ def main(argv=None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="runs at the same time")
     parser.add_argument("--output", default="output/baseline", help="folder of the runs")
     parser.add_argument("--resume", action="store_true", help="go on with runs that were stopped")
+    parser.add_argument("--collect", action="store_true", help="what these runs have shown so far")
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     args = parser.parse_args(argv)
     data = ["--train-data", *args.train_data, "--val-data", *args.val_data]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
-        jobs = [
-            pool.submit(train, seed, data, args.opts, args.output, args.resume)
-            for seed in args.seeds
-        ]
-        runs = [job.result() for job in jobs]
+    if args.collect:
+        runs = [result_of(seed, Path(args.output, f"seed_{seed}")) for seed in args.seeds]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+            jobs = [
+                pool.submit(train, seed, data, args.opts, args.output, args.resume)
+                for seed in args.seeds
+            ]
+            runs = [job.result() for job in jobs]
     from hrnet_d2.benchmark.measuring import environment
 
     device = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.DEVICE", "cuda")

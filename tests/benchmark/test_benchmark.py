@@ -226,6 +226,17 @@ def test_the_handbook_states_that_formats_make_no_difference():
     assert page.count(f"| {' | '.join(columns)} |") == 3
 
 
+def test_the_handbook_states_the_baseline():
+    root = Path(__file__).parents[2]
+    runs = json.loads((root / "benchmarks" / "baseline_cpu.json").read_text())["results"]
+    page = " ".join((root / "docs" / "train.md").read_text().split())
+    rows = [next(row for row in run["evaluations"] if row["iteration"] == 250) for run in runs]
+    raw, averaged = ([row[kind]["AP"] for row in rows] for kind in ("raw", "averaged"))
+    for figures in (raw, averaged):
+        assert " and ".join(f"{ap:.1f}" for ap in figures) in page
+    assert all(a > b for a, b in zip(averaged, raw, strict=True))
+
+
 def test_table_of_a_report():
     tool = _tool("build_speed_table")
     difference = {"detections": 100, "same_classes": True, "box_px": 2e-4, "score": 3e-6}
