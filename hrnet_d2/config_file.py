@@ -6,6 +6,7 @@ Here its safe door is the only one, for a file and for every file that ``_BASE_`
 
 import difflib
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,8 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
             raise ConfigError(f"{BASE_KEY} can be used in files only")
         _check_key(cfg, key)
         _forget_types(cfg, [key])
+        if isinstance(_lookup(cfg, key), float) and re.fullmatch(r"[+-]?\d+", str(value).strip()):
+            value = f"{str(value).strip()}.0"  # yacs takes no 1 for 1.0
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:

@@ -92,6 +92,16 @@ def test_wrong_options_are_named(options, message):
         model_zoo.load_config("", options)
 
 
+def test_a_whole_number_is_a_float_where_one_is_due():
+    name = "faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml"
+    cfg = model_zoo.load_config(name, ["SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER", "9"])
+    assert (cfg.SOLVER.BASE_LR, type(cfg.SOLVER.BASE_LR)) == (1.0, float)
+    assert type(cfg.SOLVER.MAX_ITER) is int
+    for value in ("True", "(1,)", "x"):
+        with pytest.raises(ConfigError, match="SOLVER.BASE_LR cannot be"):
+            model_zoo.load_config(name, ["SOLVER.BASE_LR", value])
+
+
 def test_a_saved_config_reads_back(tmp_path):
     cfg = model_zoo.get_config("htc_hrnetv2p_w18_20e_coco")
     path = tmp_path / "config.yaml"
