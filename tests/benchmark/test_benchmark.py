@@ -260,7 +260,11 @@ def test_tables_of_prediction_and_tiles():
     table = tool.tiles_table([large, folder])
     assert "below 32 px (20)" in table and "6000x4000" in table
     cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
-    assert cells == ["whole", "0.125", "0.250", "0.500", "3", "2"]
+    assert cells == ["whole", "0.125", "0.250", "0.500", "2"]
+    lead = {"images": 2000, "size": [64, 64], "actors": 2, "driver_cpu_ms_per_image": 2.5}
+    table = tool.ray_table([{"task": "ray", "environment": where, "results": [lead]}, folder])
+    cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
+    assert cells == ["2,000", "64x64", "2", "2.5", "400"]
 
 
 def test_table_of_operators():
