@@ -344,7 +344,18 @@ def prediction_table(reports: list[dict]) -> str:
         "time of all threads for an image, kB are of an image. Network: its share of a stream's "
         "time. Growth: the most memory in the last quarter of the run minus that in the second."
     )
-    return _table(rows, columns) + _measured(reports, how)
+    return _table(rows, columns) + _measured(reports, how + _other_load(reports))
+
+
+def _other_load(reports: list[dict]) -> str:
+    """What to say if other programs ran at the same time."""
+    load = max(report["environment"].get("load_average") or 0 for report in reports)
+    if load <= max(report["environment"]["threads"] for report in reports):
+        return ""
+    return (
+        f" The machine ran other programs too (load average {load:.0f}), which lowers images/s but "
+        "hardly changes the CPU time, the share and the memory."
+    )
 
 
 def ray_table(reports: list[dict]) -> str:

@@ -253,6 +253,9 @@ def test_tables_of_prediction_and_tiles():
     cells = [c.strip() for c in tool.prediction_table([folder]).splitlines()[2].split("|")[1:-1]]
     expected = ["1,000", "128x96", "2", "20.0", "62", "93%", "1024", "-0.5", "8.8", "5.0"]
     assert cells == expected
+    assert "other programs" not in tool.prediction_table([folder])
+    busy = folder | {"environment": where | {"load_average": 9.6}}
+    assert "other programs too (load average 10)" in tool.prediction_table([busy])
     one = {"case": "whole", "size": [4000, 6000], "tile": 800, "overlap": 0.2, "objects": 30}
     one |= {"precision": 0.5, "recall": 0.25, "seconds": 3.2, "more_memory_bytes": 2**21}
     one |= {"recall below 32 px": 0.125, "objects below 32 px": 20}
