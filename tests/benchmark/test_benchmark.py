@@ -255,7 +255,7 @@ def test_tables_of_prediction_and_tiles():
     assert cells == expected
     assert "other programs" not in tool.prediction_table([folder])
     busy = folder | {"environment": where | {"load_average": 9.6}}
-    assert "other programs too (load average 10)" in tool.prediction_table([busy])
+    assert "(load average 10)" in " ".join(tool.prediction_table([busy]).split())
     one = {"case": "whole", "size": [4000, 6000], "tile": 800, "overlap": 0.2, "objects": 30}
     one |= {"precision": 0.5, "recall": 0.25, "seconds": 3.2, "more_memory_bytes": 2**21}
     one |= {"recall below 32 px": 0.125, "objects below 32 px": 20}

@@ -61,3 +61,6 @@ def test_what_is_read_and_written():
         size = next(value for name, value in found.items() if name.startswith(key))
         assert measured == f"{size / 1e3:.{digits}f} kB for an image"
         assert all_images.startswith(f"{N * size / 1e9:,.0f} GB")
+        rate = size / (rows("ray_cpu")[0]["driver_cpu_ms_per_image"] / 1e3) / 1e6
+        word = {"reading": "are read", "writing": "written"}[start]
+        assert f"{rate:.1f} MB/s {word}" in " ".join(section().split())
