@@ -326,6 +326,7 @@ def prediction_table(reports: list[dict]) -> str:
             [
                 f"{result['images']:,}",
                 "{}x{}".format(*result["size"]),
+                result.get("dtype", "float32"),
                 str(result["streams"]),
                 f"{result['images_per_second']:.1f}",
                 f"{result['cpu_ms_per_image']:.0f}",
@@ -336,7 +337,16 @@ def prediction_table(reports: list[dict]) -> str:
                 f"{result['bytes_written_per_image'] / 1e3:.1f}",
             ]
         )
-    columns = ["images", "size", "streams", "images/s", "CPU, ms", "network", "peak, MiB"]
+    columns = [
+        "images",
+        "size",
+        "computed in",
+        "streams",
+        "images/s",
+        "CPU, ms",
+        "network",
+        "peak, MiB",
+    ]
     columns += ["growth, MiB", "read, kB", "written, kB"]
     configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
     how = (
