@@ -1,4 +1,4 @@
-"""The figures of docs/predict.md for ten million images are those that were measured."""
+"""The figures of docs/predict.md for folders and for ten million images were measured."""
 
 import json
 import re
@@ -11,6 +11,24 @@ WEEK = 7 * 86_400
 
 def rows(name):
     return json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())["results"]
+
+
+def folders():
+    """Of benchmarks/predict_*.json."""
+    files = sorted((ROOT / "benchmarks").glob("predict_*.json"))
+    return [row for file in files for row in rows(file.stem)]
+
+
+def test_folders_of_a_thousand_images():
+    """What the network leaves to reading, decoding and writing, and what memory does."""
+    found = folders()
+    assert found and all(row["images"] == 1000 for row in found)
+    shares = [row["network_share"] for row in found]
+    assert min(shares) >= 0.85
+    text = " ".join((ROOT / "docs" / "predict.md").read_text().split())
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    assert f"the network took {low} to {high} % of the time" in text
+    assert all(row["growth_bytes"] < 0.02 * row["peak_memory_bytes"] for row in found)
 
 
 def section():
