@@ -324,7 +324,6 @@ def prediction_table(reports: list[dict]) -> str:
     for result in (result for report in reports for result in report["results"]):
         rows.append(
             [
-                f"{result['images']:,}",
                 "{}x{}".format(*result["size"]),
                 result.get("dtype", "float32"),
                 str(result["streams"]),
@@ -349,9 +348,10 @@ def prediction_table(reports: list[dict]) -> str:
     ]
     columns += ["growth, MiB", "read, kB", "written, kB"]
     configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
+    counts = ", ".join(dict.fromkeys(f"{r['images']:,}" for r in _results(reports)))
     how = (
-        f"{configs}, random weights, JPEG files to JSON lines, the best of the runs. CPU is the "
-        "time of all threads for an image, kB are of an image. Network: its share of a stream's "
+        f"{configs}, random weights, {counts} JPEG files to JSON lines, the best of the runs. CPU "
+        "is the time of all threads for an image, kB are of an image. Network: its share of a stream's "
         "time. Growth: the most memory in the last quarter of the run minus that in the second."
     )
     return _table(rows, columns) + _measured(reports, how + _other_load(reports))
