@@ -336,23 +336,15 @@ def prediction_table(reports: list[dict]) -> str:
                 f"{result['bytes_written_per_image'] / 1e3:.1f}",
             ]
         )
-    columns = [
-        "images",
-        "size",
-        "computed in",
-        "streams",
-        "images/s",
-        "CPU, ms",
-        "network",
-        "peak, MiB",
-    ]
-    columns += ["growth, MiB", "read, kB", "written, kB"]
+    columns = ["size", "computed in", "streams", "images/s", "CPU, ms", "network"]
+    columns += ["peak, MiB", "growth, MiB", "read, kB", "written, kB"]
     configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
     counts = ", ".join(dict.fromkeys(f"{r['images']:,}" for r in _results(reports)))
     how = (
         f"{configs}, random weights, {counts} JPEG files to JSON lines, the best of the runs. CPU "
-        "is the time of all threads for an image, kB are of an image. Network: its share of a stream's "
-        "time. Growth: the most memory in the last quarter of the run minus that in the second."
+        "is the time of all threads for an image, kB are of an image. Network: its share of a "
+        "stream's time. Growth: the most memory in the last quarter of the run minus that in the "
+        "second."
     )
     return _table(rows, columns) + _measured(reports, how + _other_load(reports))
 
