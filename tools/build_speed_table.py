@@ -324,6 +324,7 @@ def prediction_table(reports: list[dict]) -> str:
     for result in (result for report in reports for result in report["results"]):
         rows.append(
             [
+                f"{result['images']:,}",
                 "{}x{}".format(*result["size"]),
                 result.get("dtype", "float32"),
                 str(result["streams"]),
@@ -332,17 +333,14 @@ def prediction_table(reports: list[dict]) -> str:
                 f"{result['network_share']:.0%}",
                 f"{result['peak_memory_bytes'] / 2**20:.0f}",
                 f"{result['growth_bytes'] / 2**20:+.1f}",
-                f"{result['bytes_of_an_image'] / 1e3:.1f}",
-                f"{result['bytes_written_per_image'] / 1e3:.1f}",
             ]
         )
-    columns = ["size", "computed in", "streams", "images/s", "CPU, ms", "network"]
-    columns += ["peak, MiB", "growth, MiB", "read, kB", "written, kB"]
+    columns = ["images", "size", "computed in", "streams", "images/s", "CPU, ms", "network"]
+    columns += ["peak, MiB", "growth, MiB"]
     configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
-    counts = ", ".join(dict.fromkeys(f"{r['images']:,}" for r in _results(reports)))
     how = (
-        f"{configs}, random weights, {counts} JPEG files to JSON lines, the best of the runs. CPU "
-        "is the time of all threads for an image, kB are of an image. Network: its share of a "
+        f"{configs}, random weights, JPEG files to JSON lines, the best of the runs. CPU is the "
+        "time of all threads for an image. Network: its share of a "
         "stream's time. Growth: the most memory in the last quarter of the run minus that in the "
         "second."
     )
