@@ -11,7 +11,7 @@ help:
 	@echo "make test         set up, run the tests"
 	@echo "make test-slow    set up, run the tests that take minutes"
 	@echo "make test-export  set up with the extras onnx, openvino and int8, run all tests of exports"
-	@echo "make test-ray     set up .venv-ray too, run the tests of tracking and of the engine ray"
+	@echo "make test-ray     set up .venv-ray too, run the tests of tracking, of the engine ray and of formats"
 	@echo "make lint         set up, check style and types"
 	@echo "make typecheck    set up, check types only"
 	@echo "make format       set up, rewrite the code in the project's style"
@@ -39,7 +39,8 @@ test-export: env
 
 test-ray: env
 	tools/setup_ray_env.sh
-	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/prediction/test_ray.py tests/prediction/test_tracking.py
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/prediction/test_ray.py tests/prediction/test_tracking.py \
+		tests/prediction/test_outputs.py
 
 lint: typecheck
 	$(RUN) -m ruff check .

@@ -356,24 +356,57 @@ def prediction_table(reports: list[dict]) -> str:
             [
                 f"{result['images']:,}",
                 "{}x{}".format(*result["size"]),
+                result.get("dtype", "float32"),
                 str(result["streams"]),
                 f"{result['images_per_second']:.1f}",
                 f"{result['cpu_ms_per_image']:.0f}",
                 f"{result['network_share']:.0%}",
                 f"{result['peak_memory_bytes'] / 2**20:.0f}",
                 f"{result['growth_bytes'] / 2**20:+.1f}",
-                f"{result['bytes_of_an_image'] / 1e3:.1f}",
-                f"{result['bytes_written_per_image'] / 1e3:.1f}",
             ]
         )
-    columns = ["images", "size", "streams", "images/s", "CPU, ms", "network", "peak, MiB"]
-    columns += ["growth, MiB", "read, kB", "written, kB"]
+    columns = ["images", "size", "computed in", "streams", "images/s", "CPU, ms", "network"]
+    columns += ["peak, MiB", "growth, MiB"]
     configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
     how = (
         f"{configs}, random weights, JPEG files to JSON lines, the best of the runs. CPU is the "
-        "time of all threads for an image, kB are of an image. Network: its share of a stream's "
-        "time. Growth: the most memory in the last quarter of the run minus that in the second."
+        "time of all threads for an image. Network: its share of a "
+        "stream's time. Growth: the most memory in the last quarter of the run minus that in the "
+        "second."
     )
+    return _table(rows, columns) + _measured(reports, how + _other_load(reports))
+
+
+def _other_load(reports: list[dict]) -> str:
+    """What to say if other programs ran at the same time."""
+    load = max(report["environment"].get("load_average") or 0 for report in reports)
+    if load <= max(report["environment"]["threads"] for report in reports):
+        return ""
+    return (
+        f" The machine ran other programs too (load average {load:.0f}), which lowers images/s but "
+        "hardly changes the CPU time, the share and the memory."
+    )
+
+
+def ray_table(reports: list[dict]) -> str:
+    """What the driver of a Ray cluster does for an image."""
+    reports = _of_task(reports, "ray")
+    rows = [
+        [
+            f"{result['images']:,}",
+            "{}x{}".format(*result["size"]),
+            str(result["actors"]),
+            f"{result['driver_cpu_ms_per_image']:.1f}",
+            f"{1e3 / result['driver_cpu_ms_per_image']:,.0f}",
+        ]
+        for report in reports
+        for result in report["results"]
+    ]
+    how = (
+        "a network so small that it hardly counts, a local cluster, on a machine that ran other "
+        "programs too; the driver's CPU time includes waiting, so that it is an upper bound."
+    )
+    columns = ["images", "size", "actors", "driver's CPU, ms an image", "images/s it can lead"]
     return _table(rows, columns) + _measured(reports, how)
 
 
@@ -388,7 +421,6 @@ def tiles_table(reports: list[dict]) -> str:
             *(f"{result[band]:.3f}" for band in bands),
             f"{result['recall']:.3f}",
             f"{result['precision']:.3f}",
-            f"{result['seconds']:.0f}",
             f"{result['more_memory_bytes'] / 2**20:.0f}",
         ]
         for result in results
@@ -402,7 +434,7 @@ def tiles_table(reports: list[dict]) -> str:
         f"{first['overlap']:.0%}. Recall by the side of the objects in pixels (and their number), "
         "and precision, at scores from 0.5 and an IoU of 0.5; memory that the call added."
     )
-    columns = ["", *sizes, "recall", "precision", "s", "MiB"]
+    columns = ["", *sizes, "recall", "precision", "MiB"]
     return _table(rows, columns) + _measured(reports, how)
 
 
@@ -420,6 +452,7 @@ SECTIONS = {
     "Training data": ("data", data_table),
     "Evaluation": ("eval", evaluation_table),
     "Prediction": ("predict", prediction_table),
+    "Prediction on Ray": ("ray", ray_table),
     "Tiles": ("tiles", tiles_table),
     "Serving": ("serve", serving_table),
 }

@@ -89,6 +89,7 @@ def run_prediction(args: argparse.Namespace) -> list[dict]:
                 "config": config,
                 "images": count,
                 "size": args.size,
+                "dtype": predictor.cfg.MODEL.OPTIMIZE.DTYPE,
                 "formats": args.formats,
                 "streams": streams,
                 "threads": torch.get_num_threads(),

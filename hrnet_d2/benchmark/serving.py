@@ -46,10 +46,19 @@ def run_serve(args: argparse.Namespace) -> list[dict]:
     """For each ``--batches`` a row, see :func:`measure_server`."""
     if not args.weights:
         raise ConfigError("--weights is missing: name a checkpoint that brings its config")
-    return [
-        measure_server(args.weights, batch, args.clients, args.seconds, tuple(args.size), args.opts)
-        for batch in args.batches
-    ]
+    rows = []
+    for batch in args.batches:
+        size = (args.size[0], args.size[1])
+        row = measure_server(args.weights, batch, args.clients, args.seconds, size, args.opts)
+        rows.append(row)
+        latency, memory = row["latency_ms"], row["memory_mib"]
+        print(
+            f"batches of {batch}, {args.clients} clients: {row['requests']} answers, "
+            f"{row['wrong']} wrong, {row['images_per_second']} images/s, "
+            f"median {latency['median']} ms, p99 {latency['p99']} ms, memory "
+            f"{memory['after_a_quarter']} MiB after a quarter, {memory['end']} MiB at the end"
+        )
+    return rows
 
 
 def measure_server(

@@ -212,7 +212,7 @@ def _options(request: Request) -> tuple[float, bool]:
     """``?threshold=0.5&masks=false``
 
     Raises:
-        RequestError: 400 if one of them is unknown or has another value.
+        RequestError: 400 if one of them is unknown, is given twice or has another value.
     """
     query = request.query_params
     unknown = set(query) - {"threshold", "masks"}
@@ -220,6 +220,8 @@ def _options(request: Request) -> tuple[float, bool]:
         raise RequestError(
             400, f"There is no option {min(unknown)[:40]!r}: there are threshold and masks"
         )
+    if len(query.multi_items()) > len(query):
+        raise RequestError(400, "An option is given twice")
     try:
         threshold = float(query.get("threshold", "0"))
     except ValueError:

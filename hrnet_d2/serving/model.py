@@ -66,12 +66,14 @@ def load_model(
             their files may hold code, which loading runs.
 
     Raises:
-        ConfigError: if a folder is no export, is damaged, may hold code and is not trusted, needs
-            a runtime that is not installed, or if options are given for one.
+        ConfigError: if a folder is missing, is no export or a damaged one, may hold code and is
+            not trusted, needs a runtime that is not installed, or if options are given for it.
         CheckpointError, ModelZooError, OSError: if it cannot be loaded.
     """
     if os.path.isdir(source):
         return _exported(source, config_file, opts, trusted)
+    if source.endswith(("/", os.sep)):
+        raise ConfigError(f"There is no folder {source}")
     cfg = _config(source, config_file, opts)
     predictor = hrnet_d2.Predictor(cfg, batch_size=batch_size)
     return _of_predictor(predictor, _name(source))

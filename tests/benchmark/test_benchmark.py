@@ -275,9 +275,14 @@ def test_tables_of_prediction_and_tiles():
     row |= {"peak_memory_bytes": 2**30, "growth_bytes": -(2**19), "bytes_of_an_image": 8800}
     folder = {"task": "predict", "environment": where}
     folder["results"] = [row | {"bytes_written_per_image": 4957}]
-    cells = [c.strip() for c in tool.prediction_table([folder]).splitlines()[2].split("|")[1:-1]]
-    expected = ["1,000", "128x96", "2", "20.0", "62", "93%", "1024", "-0.5", "8.8", "5.0"]
+    head, _, line, *_ = tool.prediction_table([folder]).splitlines()
+    assert head.split("|")[1].strip() == "images" and head.count("|") == line.count("|") == 10
+    cells = [c.strip() for c in line.split("|")[1:-1]]
+    expected = ["1,000", "128x96", "float32", "2", "20.0", "62", "93%", "1024", "-0.5"]
     assert cells == expected
+    assert "other programs" not in tool.prediction_table([folder])
+    busy = folder | {"environment": where | {"load_average": 9.6}}
+    assert "(load average 10)" in " ".join(tool.prediction_table([busy]).split())
     one = {"case": "whole", "size": [4000, 6000], "tile": 800, "overlap": 0.2, "objects": 30}
     one |= {"precision": 0.5, "recall": 0.25, "seconds": 3.2, "more_memory_bytes": 2**21}
     one |= {"recall below 32 px": 0.125, "objects below 32 px": 20}
@@ -285,7 +290,11 @@ def test_tables_of_prediction_and_tiles():
     table = tool.tiles_table([large, folder])
     assert "below 32 px (20)" in table and "6000x4000" in table
     cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
-    assert cells == ["whole", "0.125", "0.250", "0.500", "3", "2"]
+    assert cells == ["whole", "0.125", "0.250", "0.500", "2"]
+    lead = {"images": 2000, "size": [64, 64], "actors": 2, "driver_cpu_ms_per_image": 2.5}
+    table = tool.ray_table([{"task": "ray", "environment": where, "results": [lead]}, folder])
+    cells = [c.strip() for c in table.splitlines()[2].split("|")[1:-1]]
+    assert cells == ["2,000", "64x64", "2", "2.5", "400"]
 
 
 def test_table_of_operators():

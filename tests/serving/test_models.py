@@ -202,3 +202,5 @@ def test_an_export_that_is_damaged(folder, capsys):
 def test_a_folder_that_is_no_export(tmp_path):
     with pytest.raises(ConfigError, match="hrnet-d2 export"):
         load_model(str(tmp_path))
+    with pytest.raises(ConfigError, match="There is no folder .*none/"):
+        load_model(f"{tmp_path / 'none'}/")

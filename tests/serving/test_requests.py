@@ -67,7 +67,8 @@ def test_options(client):
     found = client.post(picture(128), "?threshold=0.7&masks=false").json["annotations"]
     assert [a["score"] for a in found] == [0.75] and "segmentation" not in found[0]
     assert len(client.post(picture(128), "?threshold=0.75").json["annotations"]) == 1
-    for query in ("?threshold=2", "?threshold=x", "?threshold=nan", "?masks=7", "?treshold=1"):
+    wrong = ("threshold=2", "threshold=x", "threshold=nan", "masks=7", "treshold=1")
+    for query in (*(f"?{words}" for words in wrong), "?threshold=0.1&threshold=0.9"):
         answer = client.post(picture(), query)
         assert answer.status == 400 == answer.json["status"], query
     assert "there are threshold and masks" in client.post(picture(), "?treshold=1").json["error"]

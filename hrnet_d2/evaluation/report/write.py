@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 MOST_IMAGES = 300  # in the gallery
 HTML_SUFFIXES = (".html", ".htm")
 RESULTS = "coco_instances_results.json"  # as Detectron2's evaluator names them
+PREDICTIONS = "predictions.json"  # as `hrnet-d2 predict --format coco` does
 EVALUATIONS = ("inference", "inference_TTA")  # folders of an output folder
 
 
@@ -161,8 +162,8 @@ def _names(paths: list[str | os.PathLike[str]]) -> list[tuple[str | os.PathLike[
 
 def _run_folder(results: Path) -> Path:
     """The folder that names a run: RUN of RUN/inference/DATASET/coco_instances_results.json; of
-    other files that Detectron2 named, their own; of others, the file without its suffix."""
-    if results.name != RESULTS:
+    other files with a usual name, their own; of others, the file without its suffix."""
+    if results.name not in (RESULTS, PREDICTIONS):
         return results.with_suffix("")
     folder = results.parent
     return folder.parent.parent if folder.parent.name in EVALUATIONS else folder

@@ -347,6 +347,9 @@ def test_runs_are_named_after_their_output_folders(tmp_path):
     assert names(again, new)[1:] == ["inference_TTA", "inference"]
     assert names(twin, new)[1:] == ["twins", tmp_path.name]
     assert names(results, new)[1:] == ["results", "new"]
+    predicted = alone.with_name("predictions.json")
+    predicted.write_text(results.read_text())
+    assert names(predicted, old)[1:] == ["alone", "old"]
     assert names(results, results)[1:] == ["results (1)", "results (2)"]
 
 
