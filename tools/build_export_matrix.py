@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,7 +208,10 @@ def table(rows: list[dict]) -> str:
     reasons: list[str] = []
     main = _table(rows, TITLES, COLUMNS, reasons)
     others = _table(rows, OTHERS, FEW, reasons)
-    notes = [f"{i}. {reason}" for i, reason in enumerate(reasons, 1)]
+    notes = [
+        textwrap.fill(f"{i}. {reason}", 120, subsequent_indent="   ")
+        for i, reason in enumerate(reasons, 1)
+    ]
     parts = [main, others, notes]
     return "".join("\n".join(part) + "\n\n" for part in parts if part)
 

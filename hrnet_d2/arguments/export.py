@@ -23,7 +23,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         choices=EXPORT_DTYPES,
         default="float32",
         help="of the layers (onnx, torchscript, pt2); openvino: float16 weights, or computing in "
-        "bfloat16 (default float32)",
+        "bfloat16 (default float32); int8: see --calibrate",
     )
     found.add_argument(
         "--config-file",

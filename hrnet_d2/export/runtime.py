@@ -300,6 +300,8 @@ def _onnx_runtime(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # Errors only: it warns of buffers whose sizes it foresaw wrongly, and allocates others.
+    options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
     providers = ["CPUExecutionProvider"]
