@@ -84,10 +84,15 @@ def train(seed: int, data: list[str], options: list[str], folder: str, resume: b
 def result_of(seed: int, output: Path) -> dict:
     """What a run has shown so far."""
     metrics = _lines(output / "metrics.json")
+    trained = 1 + max(line["iteration"] for line in metrics if "total_loss" in line)
     seconds = median(line["time"] for line in metrics if "time" in line)
     return {
         "seed": seed,
-        "evaluations": _lines(output / "both.jsonl"),
+        # After the last iteration the trainer counts one more.
+        "evaluations": [
+            {**row, "iteration": min(row["iteration"], trained)}
+            for row in _lines(output / "both.jsonl")
+        ],
         "losses": [
             [line["iteration"] + 1, round(line["total_loss"], 4)]
             for line in metrics
