@@ -11,6 +11,7 @@ package ``tmux``.
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -96,7 +97,9 @@ def main(argv: list[str] | None = None) -> None:
             write_shapes(folder / data)
         damage(folder / "damaged")
         for chosen in args.names or RECORDINGS:
-            text = record(RECORDINGS[chosen], folder).replace(f"{folder}{os.sep}", "")
+            # A path may be wrapped at the terminal's edge.
+            path = r"\n?".join(map(re.escape, f"{folder}{os.sep}"))
+            text = re.sub(path, "", record(RECORDINGS[chosen], folder))
             begin, end = (f"<!-- recording {chosen} {side} -->" for side in ("begin", "end"))
             page = PAGE.read_text("utf-8")
             before, _, rest = page.partition(begin)

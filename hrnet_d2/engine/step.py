@@ -6,6 +6,7 @@ or is skipped within the budget of ``SOLVER.MAX_NONFINITE``.
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -129,7 +130,9 @@ class Step(SimpleTrainer):
         own = None
         if not all(abs(value) <= LARGEST_LOSS for value in losses.values()):
             own = f"{_named(losses)} for the images {_images(self._batch)}"
-        where = "; ".join(text for text in comm.all_gather(own) if text)
+        found = comm.all_gather((own, all(map(math.isfinite, losses.values()))))
+        where = "; ".join(text for text, _ in found if text)
+        finite = all(is_finite for _, is_finite in found)
         problem = weights_problem(self.model)
         self.skipped += 1
         if self.skipped <= self.max_nonfinite and not problem:
@@ -148,17 +151,19 @@ class Step(SimpleTrainer):
             )
         raise DivergedError(
             f"Training has diverged at iteration {iteration}: {where}; {before}. The learning rate "
-            f"is {self.optimizer.param_groups[0]['lr']:g}. {self._likely_cause(problem)}. Nothing "
+            f"is {self.optimizer.param_groups[0]['lr']:g}. {self._likely_cause(problem, finite)}. Nothing "
             "was saved of this iteration, and earlier checkpoints are intact"
         )
 
-    def _likely_cause(self, problem: str) -> str:
+    def _likely_cause(self, problem: str, finite: bool) -> str:
         advice = "lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS"
         last = sum(self._last_finite.values())
         if problem:
             return f"Likely cause: the weights grew out of bounds before ({problem}): {advice}"
         if last > 100:
             return f"Likely cause: the losses grew to {last:g} before: {advice}"
+        if finite:  # a bad image or annotation gives NaN or infinity
+            return f"Likely cause: the last step was too long: {advice}"
         if isinstance(self, AMPTrainer):
             return f"Likely cause: float16 overflowed: set SOLVER.AMP.DTYPE bfloat16, or {advice}"
         return (
