@@ -151,8 +151,8 @@ class Step(SimpleTrainer):
             )
         raise DivergedError(
             f"Training has diverged at iteration {iteration}: {where}; {before}. The learning rate "
-            f"is {self.optimizer.param_groups[0]['lr']:g}. {self._likely_cause(problem, finite)}. Nothing "
-            "was saved of this iteration, and earlier checkpoints are intact"
+            f"is {self.optimizer.param_groups[0]['lr']:g}. {self._likely_cause(problem, finite)}. "
+            "Nothing was saved of this iteration, and earlier checkpoints are intact"
         )
 
     def _likely_cause(self, problem: str, finite: bool) -> str:

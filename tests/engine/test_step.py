@@ -155,7 +155,9 @@ def test_a_loss_that_is_absurdly_large_ends_the_run(tmp_path):
     trainer = Trainer(tiny_config(tmp_path, "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()"))
     trainer.register_hooks([Spoil(1, factor=1e12)])
     trainer.resume_or_load(resume=False)
-    with pytest.raises(DivergedError, match=r"at iteration 1: loss_cls \d.*e\+1[12],.*step was too long"):
+    with pytest.raises(
+        DivergedError, match=r"at iteration 1: loss_cls \d.*e\+1[12],.*step was too long"
+    ):
         trainer.train()
     assert not list(tmp_path.glob("*.pth"))
 
