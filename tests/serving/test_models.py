@@ -141,6 +141,7 @@ def folder(tmp_path):
     """From a format to an exported folder whose graph is no graph."""
 
     def make(format):
+        size = {"short_edge": 800, "long_edge": 1333, "size_divisibility": 32}
         content = {
             "format_version": 1,
             "format": format,
@@ -150,7 +151,7 @@ def folder(tmp_path):
             "arithmetic": "mmdet2",
             "classes": ["ant"],
             "score_thresh": 0.05,
-            "input": {},
+            "input": {"format": "BGR", "resize": "opencv", **size},
         }
         (tmp_path / "graph").write_bytes(b"no graph")
         (tmp_path / "settings.json").write_text(json.dumps(content))
