@@ -5,8 +5,8 @@
     python docs/record_terminal.py failure    # one of them
 
 Each recording is the text of a tmux window in which the command was typed, as
-``tmux capture-pane`` gives it; only the name of the temporary folder is left out. tmux is Debian's
-package ``tmux``.
+``tmux capture-pane`` gives it; only the name of the temporary folder is left out, and what is longer
+then is wrapped again. tmux is Debian's package ``tmux``.
 """
 
 import argparse
@@ -87,6 +87,16 @@ def record(recording: Recording, folder: Path) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).rstrip()
 
 
+def fold(text: str) -> str:
+    """Lines that are longer than the terminal's, as it wraps them."""
+    lines = [
+        line[start : start + COLUMNS]
+        for line in text.splitlines()
+        for start in range(0, max(len(line), 1), COLUMNS)
+    ]
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(RECORDINGS)}; default: all")
@@ -99,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         for chosen in args.names or RECORDINGS:
             # A path may be wrapped at the terminal's edge.
             path = r"\n?".join(map(re.escape, f"{folder}{os.sep}"))
-            text = re.sub(path, "", record(RECORDINGS[chosen], folder))
+            text = fold(re.sub(path, "", record(RECORDINGS[chosen], folder)))
             begin, end = (f"<!-- recording {chosen} {side} -->" for side in ("begin", "end"))
             page = PAGE.read_text("utf-8")
             before, _, rest = page.partition(begin)
