@@ -5,8 +5,8 @@
     python docs/record_terminal.py failure    # one of them
 
 Each recording is the text of a tmux window in which the command was typed, as
-``tmux capture-pane`` gives it; only the name of the temporary folder is left out, and what is longer
-then is wrapped again. tmux is Debian's package ``tmux``.
+``tmux capture-pane`` gives it; only the name of the temporary folder is left out, and lines that
+are longer then are wrapped. tmux is Debian's package ``tmux``.
 """
 
 import argparse

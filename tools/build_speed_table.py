@@ -238,11 +238,11 @@ def loop_table(reports: list[dict]) -> str:
         row = [_name(result["config"]), f"{bare:.1f}", f"{full:.1f}", f"{full / bare - 1:+.1%}"]
         rows.append([*row, *shares, f"{result['checkpoint_s']:.1f}"])
         iterations = result["iterations"]
-    columns = ["config", "Detectron2's iteration, ms", "with all, ms", "more"]
-    columns += ["averaging, ms", "other hooks, ms", "a checkpoint, s"]
+    columns = ["config", "bare, ms", "with all, ms", "more"]
+    columns += ["averaging, ms", "others, ms", "saving, s"]
     how = (
-        f"{iterations} iterations, both alternated in one process on the same images; medians, and "
-        "means of the hooks. Training on own data saves a checkpoint about once an epoch."
+        f"{iterations} iterations, Detectron2's bare loop and ours alternated in one process on the "
+        "same images; medians, and means of the hooks. Training on own data saves a checkpoint about once an epoch."
     )
     return _table(rows, columns) + _measured(reports, how)
 
