@@ -241,8 +241,9 @@ def loop_table(reports: list[dict]) -> str:
     columns = ["config", "bare, ms", "with all, ms", "more"]
     columns += ["averaging, ms", "others, ms", "saving, s"]
     how = (
-        f"{iterations} iterations, Detectron2's bare loop and ours alternated in one process on the "
-        "same images; medians, and means of the hooks. Training on own data saves a checkpoint about once an epoch."
+        f"{iterations} iterations, Detectron2's bare loop and ours alternated in one process on "
+        "the same images; medians, and means of the hooks. Training on own data saves a "
+        "checkpoint about once an epoch."
     )
     return _table(rows, columns) + _measured(reports, how)
 

@@ -56,7 +56,8 @@ def gradients(cfg, parts, images, *, double=False):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Four images of one size."""
+    """Four images of one size, the same in every run."""
+    seed_all_rng(1)
     cfg = tiny_config(tmp_path_factory.mktemp("images"), *ALL)
     batch = next(iter(Trainer.build_train_loader(cfg)))
     assert len(batch) == 4
