@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .conversion import ImageSizes, LabeledImage, Labels, Problems
 from .report import DatasetError, Report
-from .text_files import is_there, read_xml
+from .text_files import is_there, read_xml, root_tag
 
 __all__ = ["CvatData", "find_cvat"]
 
@@ -20,7 +20,7 @@ def find_cvat(path: Path) -> "CvatData | None":
     file = path / "annotations.xml" if path.is_dir() else path
     if file.suffix != ".xml" or not file.is_file():
         return None
-    return CvatData(path, file) if read_xml(file).tag == "annotations" else None
+    return CvatData(path, file) if root_tag(file) == "annotations" else None
 
 
 class CvatData:

@@ -1,6 +1,8 @@
 """Reading the text, YAML and XML files of a dataset, with errors that name the file."""
 
+import contextlib
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,7 +10,7 @@ import yaml
 
 from .report import DatasetError
 
-__all__ = ["is_there", "read_lines", "read_xml", "read_yaml"]
+__all__ = ["is_there", "read_lines", "read_xml", "read_yaml", "root_tag"]
 
 
 class _Texts(yaml.SafeLoader):
@@ -63,8 +65,27 @@ def read_xml(file: Path) -> ET.Element:
         FileNotFoundError: if there is no such file.
         DatasetError: if it cannot be read, or is not XML.
     """
-    try:
+    with _xml_errors(file):
         return ET.parse(file).getroot()
+
+
+def root_tag(file: Path) -> str:
+    """The name of an XML file's root, read from its beginning alone.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if it cannot be read, or does not begin as XML.
+    """
+    with _xml_errors(file):
+        for _, root in ET.iterparse(file, events=["start"]):
+            return root.tag
+    raise DatasetError(f"{file} is not an XML file: it has no element")
+
+
+@contextlib.contextmanager
+def _xml_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (OSError, ET.ParseError, ValueError, LookupError) as error:  # the last: its encoding

@@ -16,7 +16,7 @@ from .conversion import (
     split_name,
 )
 from .report import DatasetError, Report, some
-from .text_files import is_there, read_lines, read_xml
+from .text_files import is_there, read_lines, read_xml, root_tag
 
 __all__ = ["VocData", "class_list", "find_voc"]
 
@@ -101,7 +101,7 @@ def _has_voc(folder: Path) -> bool:
     if file is None:
         return False
     try:
-        return read_xml(file).tag == "annotation"
+        return root_tag(file) == "annotation"
     except (OSError, DatasetError):
         return True  # to be reported
 
