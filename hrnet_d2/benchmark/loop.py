@@ -16,11 +16,12 @@ from detectron2.utils.events import EventStorage
 from hrnet_d2 import model_zoo
 from hrnet_d2.engine.trainer import Trainer
 
+from .inference import CLOCKS
+
 __all__ = ["run_loop"]
 
 WARM_UP = 3  # iterations that are not counted
 SAVES = 3
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class _Bare:
