@@ -11,7 +11,8 @@ weights are those of the reference cases, on a photograph at two sizes that the 
 recorded with. Exports in float32 are also held to the reference cases themselves, which
 MMDetection computed. ``--cases`` and ``--columns`` (such as onnx-fp32) run some and keep the other
 results; ``--missing`` leaves out what has a result, to go on where a run was stopped. The JSON is
-written after every export, each with the command and the processor. What was never run is empty.
+written after every export, each with the command and the processor, so that several runs with other
+cases may go side by side. What was never run is empty.
 """
 
 import argparse
@@ -102,7 +103,12 @@ def key(row: dict) -> tuple[str, str, str]:
     return row["case"], row["format"], row["dtype"]
 
 
-def run(bare: str, chosen: dict[str, list[tuple[str, str]]], rows: list[dict]) -> None:
+def read_rows() -> list[dict]:
+    rows: list[dict] = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
+    return rows
+
+
+def run(bare: str, chosen: dict[str, list[tuple[str, str]]]) -> None:
     """Export what was chosen in place of its rows, and write the JSON after each export."""
     from hrnet_d2.benchmark.measuring import environment
 
@@ -111,12 +117,11 @@ def run(bare: str, chosen: dict[str, list[tuple[str, str]]], rows: list[dict]) -
         "command": shlex.join(["python", *sys.argv]),
         "processor": f"{found['processor']} ({found['instructions']})",
     }
-    cells = {(name, *column) for name, columns in chosen.items() for column in columns}
     order = [(name, *column) for name in [*TITLES, *OTHERS] for column in COLUMNS]
-    rows = [row for row in rows if key(row) not in cells]
     for name, columns in chosen.items():
         for row in run_case(name, columns, bare):
-            rows = sorted([*rows, row | where], key=lambda row: order.index(key(row)))
+            others = [other for other in read_rows() if key(other) != key(row)]
+            rows = sorted([*others, row | where], key=lambda row: order.index(key(row)))
             with atomic_write(str(RESULT)) as part:
                 Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
 
@@ -258,14 +263,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.task == "write":
-        content = table(json.loads(RESULT.read_text(encoding="utf-8"))["rows"])
-        return write(PAGE, MARKERS, content, args.check)
+        return write(PAGE, MARKERS, table(read_rows()), args.check)
     if not args.bare:
         parser.error("run needs --bare PYTHON")
-    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
     columns = [by_name[name] for name in args.columns]
-    chosen = chosen_cells(rows, args.cases, columns, args.missing)
-    run(args.bare, chosen, rows)
+    run(args.bare, chosen_cells(read_rows(), args.cases, columns, args.missing))
     return 0
 
 

@@ -15,6 +15,7 @@ from hrnet_d2.modeling.roi_heads.detections import SoftSuppression
 from .errors import ExportError
 from .fcos_graph import FCOSGraph
 from .graph import DetectorGraph
+from .runtime import OUTPUTS
 from .two_stage_graph import TwoStageGraph
 
 __all__ = [
@@ -22,15 +23,17 @@ __all__ = [
     "build_graph",
     "example_inputs",
     "export_program",
+    "images_shape",
     "output_names",
-    "padded_sides",
 ]
 
 INPUTS = ("images", "size", "score_thresh", "scale")
-OUTPUTS = ("boxes", "scores", "classes", "masks")
 # Of the example that the graph is recorded with, in pixels: no two sizes that occur in it agree
-# by accident, and every level has more than one row and column.
-EXAMPLE_SIZE = (150, 220)
+# by accident, and every level, that of FCOS at stride 128 too, has more than one row and column.
+EXAMPLE_SIZE = (250, 310)
+# torch.export records no graph for any number of images from one image.
+EXAMPLE_BATCH = 2
+MAX_BATCH = 256
 DIVISOR = 32
 MAX_SIDE = 8192
 
@@ -87,7 +90,8 @@ def _check_supported(model: Any) -> None:
 def output_names(graph: DetectorGraph) -> list[str]:
     """Of the graph's outputs, in order."""
     heads = getattr(graph.model, "roi_heads", None)
-    return list(OUTPUTS if heads is not None and heads.mask_on else OUTPUTS[:3])
+    masks = heads is not None and heads.mask_on
+    return [*OUTPUTS, *(["masks"] if masks else [])]
 
 
 def example_inputs(graph: DetectorGraph) -> tuple[torch.Tensor, ...]:
@@ -95,30 +99,33 @@ def example_inputs(graph: DetectorGraph) -> tuple[torch.Tensor, ...]:
     height, width = EXAMPLE_SIZE
     padded = [-(-side // DIVISOR) * DIVISOR for side in EXAMPLE_SIZE]
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (1, 3, *padded), dtype=torch.uint8, generator=generator)
-    inputs = [images, torch.tensor([height, width]), torch.tensor(0.001)]
+    shape = (EXAMPLE_BATCH, 3, *padded)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    sizes = torch.tensor([height, width]).repeat(EXAMPLE_BATCH, 1)
+    inputs = [images, sizes, torch.tensor(0.001)]
     if graph.arithmetic.needs_scale:
-        inputs.append(torch.tensor(0.75))
+        inputs.append(torch.full((EXAMPLE_BATCH,), 0.75))
     return tuple(inputs)
 
 
-def padded_sides() -> tuple[Any, Any]:
-    """Height and width of a padded image as ``torch.export`` states them."""
+def images_shape() -> dict[int, Any]:
+    """Batch, height and width of padded images as ``torch.export`` states them."""
     sides = (Dim(name, min=2, max=MAX_SIDE // DIVISOR) for name in ("rows", "columns"))
     height, width = (DIVISOR * side for side in sides)
-    return height, width
+    return {0: Dim("batch", min=1, max=MAX_BATCH), 2: height, 3: width}
 
 
 @torch.no_grad()
 def export_program(graph: DetectorGraph) -> ExportedProgram:
-    """The graph for any height and width that are multiples of 32, from 64 on.
+    """The graph for any number of images whose height and width are multiples of 32, from 64 on.
 
     Recorded without gradients, so that normalization does not fold in training's way, which would
     leave products on weights in the graph.
     """
     inputs = example_inputs(graph)
-    height, width = padded_sides()
-    shapes = ({2: height, 3: width}, *(None for _ in inputs[1:]))
+    shape = images_shape()
+    batch = {0: shape[0]}
+    shapes = (shape, batch, None, batch)[: len(inputs)]
     with warnings.catch_warnings():
         # Of torchvision's shape functions and Detectron2's anchors; not the caller's concern.
         warnings.simplefilter("ignore")

@@ -66,6 +66,7 @@ class Comparison:
 
     Attributes:
         height, width: of the image, in pixels.
+        batch: how many images ran together.
         expected, made: detections of the model and of the export.
         same: how many of these are the same within the tolerance.
         confident, confident_same: of the model's detections with the best scores, see
@@ -78,6 +79,7 @@ class Comparison:
 
     height: int
     width: int
+    batch: int
     expected: int
     made: int
     same: int
@@ -106,7 +108,7 @@ def compare(
     images: Sequence[np.ndarray],
     tolerance: Tolerance,
 ) -> list[Comparison]:
-    """Run both on every image.
+    """Run both on every image, and the export on the first and its mirror image as a batch.
 
     If the model finds hardly anything, the score threshold of both is lowered for the comparison,
     and restored.
@@ -119,22 +121,28 @@ def compare(
         tolerance: what counts as the same.
 
     Returns:
-        A comparison for each image.
+        A comparison for each image, and for both of the batch.
     """
+    pair = [images[0], np.ascontiguousarray(images[0][:, ::-1])]
     configured = detector.score_thresh
-    threshold = configured
+    threshold, batch = configured, detector.batch
     try:
         expected = [predict(image)["instances"] for image in images]
         while sum(map(len, expected)) < ENOUGH * len(images) and threshold > LOWEST_THRESHOLD:
             threshold = max(threshold / 8, LOWEST_THRESHOLD)
             _set_threshold(model, threshold)
             expected = [predict(image)["instances"] for image in images]
+        expected += [expected[0], predict(pair[1])["instances"]]
         detector.score_thresh = threshold
-        made = [output["instances"] for output in detector(list(images))]
+        made = []
+        for detector.batch, several in ((1, list(images)), (len(pair), pair)):
+            made += [
+                (output["instances"], tolerance, detector.batch) for output in detector(several)
+            ]
     finally:
-        detector.score_thresh = configured
+        detector.score_thresh, detector.batch = configured, batch
         _set_threshold(model, configured)
-    return [match(a, b, tolerance) for a, b in zip(expected, made, strict=True)]
+    return [match(a, *b) for a, b in zip(expected, made, strict=True)]
 
 
 def _set_threshold(model: Any, value: float) -> None:
@@ -146,13 +154,14 @@ def _set_threshold(model: Any, value: float) -> None:
     predictor.test_score_thresh = value
 
 
-def match(expected: Instances, made: Any, tolerance: Tolerance) -> Comparison:
+def match(expected: Instances, made: Any, tolerance: Tolerance, batch: int = 1) -> Comparison:
     """Pair the detections one to one, best scores first.
 
     Args:
         expected: of the model.
         made: of the export, :class:`~hrnet_d2.export.runtime.Detections`.
         tolerance: what counts as the same.
+        batch: how many images ran together.
     """
     boxes = torch.from_numpy(made.pred_boxes)
     iou = pairwise_iou(expected.pred_boxes, Boxes(boxes))
@@ -182,6 +191,7 @@ def match(expected: Instances, made: Any, tolerance: Tolerance) -> Comparison:
     return Comparison(
         height=expected.image_size[0],
         width=expected.image_size[1],
+        batch=batch,
         expected=len(expected),
         made=len(made),
         same=len(pairs),

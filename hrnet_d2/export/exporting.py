@@ -245,12 +245,15 @@ def _problem(
 
 def table(comparisons: Sequence[Comparison]) -> list[str]:
     """Lines for a terminal."""
-    lines = ["image (h x w)   model  export  same  of the best  box (px)   score     mask IoU"]
+    lines = [
+        "image (h x w)  batch  model  export  same  of the best  box (px)   score     mask IoU"
+    ]
     for c in comparisons:
         mask = "-" if c.mask is None else f"{c.mask:.4f}"
         best = f"{c.confident_same} of {c.confident}"
         lines.append(
-            f"{c.height:5} x {c.width:<5}  {c.expected:6} {c.made:7} {c.same:5}  {best:11}  "
+            f"{c.height:5} x {c.width:<5}  {c.batch:5} {c.expected:6} {c.made:7} {c.same:5}  "
+            f"{best:11}  "
             f"{c.box:<9.2g}  {c.score:<8.2g}  {mask}"
         )
     return lines

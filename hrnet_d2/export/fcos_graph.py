@@ -1,6 +1,7 @@
 """FCOS as one graph.
 
-C = number of classes, P = number of a level's locations, k = number of candidates.
+N = number of images, C = number of classes, P = number of a level's locations, k = number of
+candidates.
 """
 
 import torch
@@ -36,30 +37,33 @@ class FCOSGraph(DetectorGraph):
         ):
             points = level_locations([x.shape[-2:]], [stride], x.device)
             values, location, classes = rule(
-                top_padded(logits[0].float().flatten(1), topk, -torch.inf),
-                top_padded(ctrness.float().flatten(), topk, -torch.inf),
+                top_padded(logits.float().flatten(2), topk, -torch.inf),
+                top_padded(ctrness.float().flatten(1), topk, -torch.inf),
                 topk,
             )
-            sides = top_padded(distances[0].flatten(1), topk, 0.0)[:, location].t()
+            sides = _of_locations(top_padded(distances.flatten(2), topk, 0.0), location)
             xy = F.pad(points, (0, 0, 0, topk))[location]
             levels.append(
                 (
                     values.sigmoid(),
                     classes,
-                    top_padded(ctrness.float().flatten(), topk, 0.0)[location],
-                    self.arithmetic.decode_points(xy, sides),
+                    top_padded(ctrness.float().flatten(1), topk, 0.0).gather(1, location),
+                    self.arithmetic.decode_points(xy, sides.transpose(1, 2)),
                 )
             )
-        probability, classes, centerness, boxes = (torch.cat(x) for x in zip(*levels, strict=True))
+        probability, classes, centerness, boxes = (
+            torch.cat(x, dim=1) for x in zip(*levels, strict=True)
+        )
         scores = probability * centerness.sigmoid()
-        valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=1)
-        boxes = self.arithmetic.clip(boxes, size)
-        valid = valid & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        row = bounded(valid.nonzero())[:, 0]
+        valid = (probability > score_thresh) & centerness.isfinite() & boxes.isfinite().all(dim=2)
+        boxes = self.arithmetic.clip(boxes, size[:, None])
+        valid = valid & (boxes[:, :, 2:] > boxes[:, :, :2]).all(dim=2)
+        row = bounded(valid.flatten().nonzero())[:, 0]
         return self._suppress(
-            boxes[row],
-            scores[row],
-            classes[row],
+            boxes.flatten(0, 1)[row],
+            scores.flatten()[row],
+            classes.flatten()[row],
+            row // scores.shape[1],
             model.num_classes,
             size,
             scale,
@@ -79,17 +83,17 @@ def _top_pairs(
     """The most probable pairs of a location and a class.
 
     Args:
-        logits: (C, P), with P at least ``topk``.
-        ctrness: (P,), which does not matter here.
+        logits: (N, C, P), with P at least ``topk``.
+        ctrness: (N, P), which does not matter here.
         topk: k.
 
     Returns:
-        Logits, locations and classes of the pairs, (k,) each.
+        Logits, locations and classes of the pairs, (N, k) each.
     """
     x = _finite(logits)
-    locations = x.amax(dim=0).topk(topk).indices
-    values, pairs = x[:, locations].flatten().topk(topk)
-    return values, locations[pairs % topk], pairs // topk
+    locations = x.amax(dim=1).topk(topk).indices
+    values, pairs = _of_locations(x, locations).flatten(1).topk(topk)
+    return values, locations.gather(1, pairs % topk), pairs // topk
 
 
 def _top_locations(
@@ -100,10 +104,19 @@ def _top_locations(
     x = _finite(logits)
     centerness = ctrness.sigmoid()
     centerness = torch.where(centerness.isfinite(), centerness, 0.0)
-    locations = (x.amax(dim=0).sigmoid() * centerness).topk(topk).indices
-    num_classes = logits.shape[0]
+    locations = (x.amax(dim=1).sigmoid() * centerness).topk(topk).indices
+    num_classes = logits.shape[1]
     classes = torch.arange(num_classes, device=x.device).repeat_interleave(topk)
-    return x[:, locations].flatten(), locations.repeat(num_classes), classes
+    return (
+        _of_locations(x, locations).flatten(1),
+        locations.repeat(1, num_classes),
+        classes.expand(locations.shape[0], -1),
+    )
+
+
+def _of_locations(x: torch.Tensor, locations: torch.Tensor) -> torch.Tensor:
+    """(N, C, k): the values of (N, C, P) at the locations (N, k)."""
+    return x.gather(2, locations[:, None].expand(-1, x.shape[1], -1))
 
 
 _TOPK_RULES = {"pairs": _top_pairs, "locations": _top_locations}

@@ -1,9 +1,10 @@
 """An exported detector with the face of :class:`~hrnet_d2.Predictor`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
@@ -36,25 +37,28 @@ class ExportedPredictor:
     def __call__(self, images: Any) -> Any:
         """As ``Predictor.__call__``, for paths, Pillow images, arrays, lists and iterators of them.
 
-        The images run one after the other.
+        Images of the same padded size that follow each other in a list or an iterator run
+        together, as many as ``detector.batch`` says.
         """
         if isinstance(images, list | tuple):
             for i, image in enumerate(images):
                 with named(f"image {i} of {len(images)}"):
                     self._load.check(image)
-            return [self._detect(image) for image in images]
+            return list(self._stream(map(self._load, images)))
         if isinstance(images, Iterator):
-            return self._stream(images)
-        return self._detect(images)
+            return self._stream(self._named(images))
+        return next(self._stream([self._load(images)]))
 
-    def _stream(self, images: Iterator[AnyImage]) -> Iterator[dict[str, Any]]:
+    def _stream(self, images: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
+        for output in self.detector.stream(images):
+            yield _as_instances(output["instances"])
+
+    def _named(self, images: Iterable[AnyImage]) -> Iterator[np.ndarray]:
+        """The images' pixels; what cannot be read is named by its position."""
         for i, image in enumerate(images):
             with named(f"image {i}"):
-                output = self._detect(image)
-            yield output
-
-    def _detect(self, image: AnyImage) -> dict[str, Any]:
-        return _as_instances(self.detector(self._load(image))["instances"])
+                pixels = self._load(image)
+            yield pixels
 
 
 def load(folder: str | Path, **options: Any) -> ExportedPredictor:
@@ -62,7 +66,7 @@ def load(folder: str | Path, **options: Any) -> ExportedPredictor:
 
     Args:
         folder: the folder.
-        options: ``device``, ``threads``, ``dtype`` and ``trusted``, see
+        options: ``device``, ``threads``, ``dtype``, ``batch`` and ``trusted``, see
             :func:`hrnet_d2.export.runtime.load`.
 
     Raises:

@@ -40,21 +40,24 @@ print(found.pred_boxes, found.scores, found.pred_classes)
 
 | | name | type and shape | |
 | --- | --- | --- | --- |
-| in | `images` | uint8 (1, 3, H, W) | {format}, padded |
-| in | `size` | int64 (2,) | height and width without the padding |
+| in | `images` | uint8 (N, 3, H, W) | {format}, padded |
+| in | `size` | int64 (N, 2) | heights and widths without the padding |
 | in | `score_thresh` | float32 () | scores must be above it; {score_thresh} in training's config |
 {scale}| out | `boxes` | float32 (D, 4) | left, top, right, bottom in pixels of the input |
-| out | `scores` | float32 (D,) | in descending order |
+| out | `scores` | float32 (D,) | in descending order for each image |
 | out | `classes` | int64 (D,) | positions in `classes` of `settings.json` |
+| out | `batch_index` | int64 (D,) | positions of the images in the batch, in ascending order |
 {masks}
-D is the number of detections{max_detections}. The pixel mean and deviation and
-non-maximum suppression are in the graph. Images are resized so that the short edge has {short_edge}
-pixels, unless the long edge would exceed {long_edge}, and padded at
-the right and the bottom to multiples of {divisor}, at least 64: see `prepare` in `detector.py`.
+N is the number of images, any, and D that of detections in all of them{max_detections}.
+The pixel mean and deviation and non-maximum suppression are in the graph. Images are resized so
+that the short edge has {short_edge} pixels, unless the long edge would exceed {long_edge}, and
+padded at the right and the bottom to multiples of {divisor}, at least 64: see `prepare` in
+`detector.py`. Detections in a batch are those in each image by itself if all have the same padded
+size; `load(..., batch=8)` makes such batches of a list of images.
 
 `check.json` is what the comparison with the model gave when this folder was made.
 """
-SCALE = "| in | `scale` | float32 () | pixels of the input for each pixel of the image |\n"
+SCALE = "| in | `scale` | float32 (N,) | pixels of the input for each pixel of the image |\n"
 MASKS = "| out | `masks` | float32 (D, 28, 28) | probabilities on the area of the box |\n"
 
 
@@ -77,7 +80,7 @@ def readme(settings: dict[str, Any]) -> str:
         score_thresh=settings["score_thresh"],
         scale=SCALE if settings["arithmetic"] == "mmdet1" else "",
         masks=MASKS if "masks" in settings["outputs"] else "",
-        max_detections=f", at most {most}" if most >= 0 else "",
+        max_detections=f", at most {most} each" if most >= 0 else "",
         short_edge=settings["input"]["short_edge"],
         long_edge=settings["input"]["long_edge"],
     )

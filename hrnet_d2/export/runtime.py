@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,17 @@ import numpy as np
 __all__ = ["Detections", "Detector", "UntrustedError", "digest", "load", "read_image"]
 
 SETTINGS = "settings.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Pixels: torch.export records no graph for sides of one cell of the coarsest level and of more.
 MIN_SIDE = 64
 CHANNELS = ("RGB", "BGR")
+OUTPUTS = ("boxes", "scores", "classes", "batch_index")  # and "masks"
 # What the program reads of settings.json, and what it may be.
 REQUIRED: dict[str, Callable[[Any], bool]] = {
     "format": lambda x: isinstance(x, str) and x in _RUNTIMES,
     "graph": lambda x: isinstance(x, str),
     "files": lambda x: isinstance(x, dict),
-    "outputs": lambda x: isinstance(x, list),
+    "outputs": lambda x: isinstance(x, list) and all(name in x for name in OUTPUTS),
     "arithmetic": lambda x: x in ("mmdet2", "mmdet1"),
     "classes": lambda x: isinstance(x, list),
     "score_thresh": lambda x: isinstance(x, int | float) and x == x,
@@ -84,26 +85,33 @@ class Detections:
         return len(self.scores)
 
 
-# From named inputs to outputs in order.
+# Name of an input -> its values, for one image or more.
+Inputs = dict[str, np.ndarray]
+# From named inputs to the outputs, in the order of the settings.
 Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 class Detector:
-    """From images to detections, one image after the other.
+    """From images to detections.
 
     Attributes:
+        batch: at most so many images run together: those that follow each other in a list and have
+            the same padded size, so that the detections are those of each image by itself. May be
+            set.
         settings: of the export; see its README.
         classes: names by position; empty if the model has none.
         score_thresh: scores must be above it. May be set, also below the model's own.
     """
 
-    def __init__(self, settings: dict[str, Any], run: Run):
+    def __init__(self, settings: dict[str, Any], run: Run, batch: int = 1):
         """
         Args:
             settings: as in ``settings.json``.
             run: runs the graph.
+            batch: see the attribute.
         """
         self.settings = settings
+        self.batch = batch
         self.classes: list[str] = list(settings["classes"])
         self.score_thresh = float(settings["score_thresh"])
         self._run = run
@@ -122,27 +130,52 @@ class Detector:
             TypeError, ValueError: if something is no image.
         """
         if not isinstance(images, list | tuple):
-            return self._detect(self._read(images))
+            return next(self.stream([self._read(images)]))
         for i, image in enumerate(images):
             try:
                 _checked(image)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        return [self._detect(self._read(image)) for image in images]
+        return list(self.stream(map(self._read, images)))
+
+    def stream(self, images: Iterable[np.ndarray]) -> Iterator[dict[str, Detections]]:
+        """The detections in arrays, in their order, as soon as a batch is complete.
+
+        If ``images`` raises an error, the detections in the images before come first.
+        """
+        waiting: list[tuple[tuple[int, int], Inputs]] = []
+        images = iter(images)
+        while True:
+            try:
+                image = next(images)
+            except StopIteration:
+                break
+            except Exception:
+                yield from self._detect(waiting)
+                raise
+            inputs = self.prepare(image)
+            if waiting and waiting[0][1]["images"].shape != inputs["images"].shape:
+                yield from self._detect(waiting)
+                waiting = []
+            waiting.append(((image.shape[0], image.shape[1]), inputs))
+            if len(waiting) >= self.batch:
+                yield from self._detect(waiting)
+                waiting = []
+        yield from self._detect(waiting)
 
     def _read(self, image: Any) -> np.ndarray:
         if isinstance(image, str | os.PathLike):
             return read_image(image, self.settings["input"]["resize"])
         return _checked(image)
 
-    def prepare(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The graph's inputs for an image.
+    def prepare(self, image: np.ndarray) -> Inputs:
+        """The graph's inputs for an image, a batch of one.
 
         Returns:
             "images" (1, 3, H, W) uint8 at the network's size, padded at the right and the bottom,
             to 64 pixels at least;
-            "size" (2,) int64 height and width without padding; "score_thresh" () float32; in the
-            arithmetic of MMDetection 1.x also "scale" () float32.
+            "size" (1, 2) int64 height and width without padding; "score_thresh" () float32; in the
+            arithmetic of MMDetection 1.x also "scale" (1,) float32.
         """
         entry = self.settings["input"]
         if entry["format"] == "RGB":
@@ -156,31 +189,47 @@ class Detector:
         images[0, :, :height, :width] = image.transpose(2, 0, 1)
         inputs = {
             "images": images,
-            "size": np.array([height, width], np.int64),
+            "size": np.array([[height, width]], np.int64),
             "score_thresh": np.array(self.score_thresh, np.float32),
         }
         if self.settings["arithmetic"] == "mmdet1":
             factor = _resize_factor(original, (height, width), entry)
-            inputs["scale"] = np.array(factor, np.float32)
+            inputs["scale"] = np.array([factor], np.float32)
         return inputs
 
-    def _detect(self, image: np.ndarray) -> dict[str, Detections]:
-        inputs = self.prepare(image)
-        boxes, scores, classes, *masks = (np.asarray(x) for x in self._run(inputs))
-        size = image.shape[0], image.shape[1]
-        kept: np.ndarray
+    def _detect(
+        self, batch: Sequence[tuple[tuple[int, int], Inputs]]
+    ) -> Iterator[dict[str, Detections]]:
+        """The detections in images of one padded size, given by their own sizes and inputs."""
+        if not batch:
+            return
+        inputs = {
+            name: value if value.ndim == 0 else np.concatenate([own[name] for _, own in batch])
+            for name, value in batch[0][1].items()
+        }
+        arrays = map(np.asarray, self._run(inputs))
+        outputs = dict(zip(self.settings["outputs"], arrays, strict=True))
+        index = outputs.pop("batch_index")
+        for i, (size, own) in enumerate(batch):
+            found = {name: value[index == i] for name, value in outputs.items()}
+            yield {"instances": self._in_image(found, size, own["size"][0])}
+
+    def _in_image(
+        self, found: dict[str, np.ndarray], size: tuple[int, int], resized: np.ndarray
+    ) -> Detections:
+        """The graph's outputs for an image, in its own pixels."""
+        boxes, kept = found["boxes"], np.full(len(found["boxes"]), True)
         if self.settings["arithmetic"] == "mmdet1":
-            scale = _resize_factor(size, inputs["size"], self.settings["input"])
+            scale = _resize_factor(size, resized, self.settings["input"])
             boxes = np.concatenate((boxes[:, :2] / scale, (boxes[:, 2:] - 1) / scale + 1), axis=1)
-            kept, paste = np.full(len(boxes), True), _paste_masks_mmdet1
+            paste = _paste_masks_mmdet1
         else:
-            boxes = _to_image(boxes, inputs["size"], size)
+            boxes = _to_image(boxes, resized, size)
             kept, paste = np.all(boxes[:, 2:] > boxes[:, :2], axis=1), _paste_masks
         boxes = boxes[kept].astype(np.float32)
-        found = Detections(size, boxes, scores[kept], classes[kept].astype(np.int64))
-        if masks:
-            found.pred_masks = paste(masks[0][kept], boxes, size)
-        return {"instances": found}
+        classes = found["classes"][kept].astype(np.int64)
+        masks = paste(found["masks"][kept], boxes, size) if "masks" in found else None
+        return Detections(size, boxes, found["scores"][kept], classes, masks)
 
 
 def load(
@@ -189,6 +238,7 @@ def load(
     device: str = "CPU",
     threads: int | None = None,
     dtype: str | None = None,
+    batch: int = 1,
     trusted: bool = False,
 ) -> Detector:
     """The detector of an exported folder.
@@ -199,19 +249,22 @@ def load(
         threads: of the CPU; None is the runtime's choice.
         dtype: in which OpenVINO computes: "float32", "bfloat16" or "float16"; None is the
             export's.
+        batch: at most so many images of a list run together, see :class:`Detector`.
         trusted: for "torchscript" and "pt2": the folder is one's own. PyTorch's loaders run code
             that such files may hold. The graphs of ONNX and OpenVINO hold no code.
 
     Raises:
         FileNotFoundError: if a file of the folder is missing.
         ImportError: if the format's runtime is not installed.
-        ValueError: if the folder was made by a newer version, a file in it is damaged or was
+        ValueError: if the folder was made by another version, a file in it is damaged or was
             changed, or the runtime has no such device or dtype.
         UntrustedError: if a file that may hold code is not trusted; it is a ValueError.
     """
     folder = Path(folder)
     settings = _read_settings(folder)
     name = settings["format"]
+    if batch < 1:
+        raise ValueError(f"batch is a number of images, at least 1; got {batch}")
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
     if name in MAY_HOLD_CODE and not trusted:
@@ -227,7 +280,7 @@ def load(
         raise ImportError(
             f"This detector needs {error.name}, which is not installed: pip install {error.name}"
         ) from error
-    return Detector(settings, run)
+    return Detector(settings, run, batch)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -241,10 +294,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"[:LONGEST]
         raise ValueError(f"{path} is damaged, copy the folder or export again: {problem}") from None
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: use "
-            "the detector.py in the folder, or a newer hrnet_d2"
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: use the "
+            "detector.py in the folder, or export again with this version"
         )
     problem = (
         _wrong_entry(settings, REQUIRED)

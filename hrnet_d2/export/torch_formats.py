@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from .building import example_inputs, padded_sides
+from .building import example_inputs, images_shape
 from .errors import ExportError
 from .graph import DetectorGraph
 
@@ -48,7 +48,7 @@ class _Levels(nn.Module):
 def write_compiled_backbone(model: nn.Module, path: Path) -> float:
     """Backbone and neck compiled by AOTInductor, for C++ (``AOTIModelPackageLoader``) and Python.
 
-    It takes normalized images (1, 3, H, W), float32, H and W multiples of 32 from 64 on, and
+    It takes normalized images (N, 3, H, W), float32, H and W multiples of 32 from 64 on, and
     returns the levels, finest first. It runs on processors like the one that it was made on.
 
     Args:
@@ -65,12 +65,11 @@ def write_compiled_backbone(model: nn.Module, path: Path) -> float:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     levels = _Levels(model.get_submodule("backbone")).eval()
-    height, width = padded_sides()
-    example = (torch.rand(1, 3, 160, 224),)
+    example = (torch.rand(2, 3, 160, 224),)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
-            levels, example, dynamic_shapes=({2: height, 3: width},), strict=False
+            levels, example, dynamic_shapes=(images_shape(),), strict=False
         )
         try:
             aoti_compile_and_package(program, package_path=str(path))
@@ -80,8 +79,8 @@ def write_compiled_backbone(model: nn.Module, path: Path) -> float:
             ) from error
         compiled = aoti_load_package(str(path))
     worst = 0.0
-    for size in ((192, 320), (256, 128)):
-        images = torch.rand(1, 3, *size)
+    for batch, *size in ((1, 192, 320), (3, 256, 128)):
+        images = torch.rand(batch, 3, *size)
         for made, expected in zip(compiled(images), levels(images), strict=True):
             worst = max(worst, float((made - expected).abs().max() / expected.abs().max()))
     if worst > BACKBONE_TOLERANCE:

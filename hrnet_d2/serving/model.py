@@ -71,7 +71,7 @@ def load_model(
         CheckpointError, ModelZooError, OSError: if it cannot be loaded.
     """
     if os.path.isdir(source):
-        return _exported(source, config_file, opts, trusted)
+        return _exported(source, config_file, opts, batch_size, trusted)
     if source.endswith(("/", os.sep)):
         raise ConfigError(f"There is no folder {source}")
     cfg = _config(source, config_file, opts)
@@ -113,7 +113,9 @@ def _of_predictor(predictor: hrnet_d2.Predictor, name: str) -> Model:
     )
 
 
-def _exported(folder: str, config_file: str, opts: Sequence[str], trusted: bool) -> Model:
+def _exported(
+    folder: str, config_file: str, opts: Sequence[str], batch_size: int, trusted: bool
+) -> Model:
     from hrnet_d2 import export
 
     if not os.path.isfile(os.path.join(folder, SETTINGS)):
@@ -127,7 +129,7 @@ def _exported(folder: str, config_file: str, opts: Sequence[str], trusted: bool)
             "--opts out, or export it again with them"
         )
     try:
-        predictor = export.load(folder, trusted=trusted)
+        predictor = export.load(folder, batch=batch_size, trusted=trusted)
     except UntrustedError as error:
         raise ConfigError(f"{error} (`hrnet-d2 serve --trusted` passes it)") from None
     except (ImportError, ValueError) as error:

@@ -55,7 +55,7 @@ def test_torchscript(tmp_path):
     folder = run_export(tmp_path, "--format", "torchscript")
     detector = runtime.load(folder, trusted=True)
     inputs = detector.prepare(np.ascontiguousarray(IMAGE[:300, :401]))
-    height, width = inputs["size"]
+    height, width = inputs["size"][0]
     pixels = inputs["images"][0, :, :height, :width].transpose(1, 2, 0)
     (tmp_path / "pixels").write_bytes(pixels.tobytes())
     words = [build("detector", tmp_path), folder / "detector.pt", operators, tmp_path / "pixels"]
@@ -68,7 +68,7 @@ def test_torchscript(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = np.array([line.split() for line in done.stdout.splitlines()], float)
-    boxes, scores, classes = detector._run(inputs)
+    boxes, scores, classes, _ = detector._run(inputs)
     assert len(rows) == len(scores) > 20
     np.testing.assert_array_equal(rows[:, 0], classes)
     np.testing.assert_allclose(rows[:, 1], scores, atol=1e-4)

@@ -78,9 +78,11 @@ def faster(tmp_path_factory):
 
 def test_a_comparison_of_equals(faster):
     detector = eager(faster).detector
-    (found,) = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
-    assert found.ok and found.same == found.expected == found.made > 20
-    assert found.box < 1e-3 and found.score < 1e-5 and found.mask is None
+    rows = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+    assert [row.batch for row in rows] == [1, 2, 2] and detector.batch == 1
+    for found in rows:
+        assert found.ok and found.same == found.expected == found.made > 20
+        assert found.box < 1e-3 and found.score < 1e-5 and found.mask is None
 
 
 def test_a_comparison_lowers_the_threshold_until_there_is_something_to_compare(faster):
@@ -89,7 +91,7 @@ def test_a_comparison_lowers_the_threshold_until_there_is_something_to_compare(f
     faster.model.roi_heads.box_predictor.test_score_thresh = 0.9
     try:
         assert len(faster(IMAGE)["instances"]) < 20
-        (found,) = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+        found, *_ = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
         assert found.ok and found.expected >= 20
         assert detector.score_thresh == 0.9
         assert faster.model.roi_heads.box_predictor.test_score_thresh == 0.9
@@ -100,10 +102,10 @@ def test_a_comparison_lowers_the_threshold_until_there_is_something_to_compare(f
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda boxes, scores, classes: (boxes + 3, scores, classes),
-        lambda boxes, scores, classes: (boxes, scores * 0.9, classes),
-        lambda boxes, scores, classes: (boxes, scores, (classes + 1) % 80),
-        lambda boxes, scores, classes: (boxes[5:], scores[5:], classes[5:]),
+        lambda boxes, scores, classes, image: (boxes + 3, scores, classes, image),
+        lambda boxes, scores, classes, image: (boxes, scores * 0.9, classes, image),
+        lambda boxes, scores, classes, image: (boxes, scores, (classes + 1) % 80, image),
+        lambda boxes, scores, classes, image: (boxes[5:], scores[5:], classes[5:], image[5:]),
     ],
     ids=["boxes", "scores", "classes", "missing"],
 )
@@ -111,8 +113,20 @@ def test_a_comparison_finds_what_differs(faster, spoil):
     detector = eager(faster).detector
     right = detector._run
     detector._run = lambda inputs: spoil(*right(inputs))
-    (found,) = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
-    assert not found.ok
+    found = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+    assert not any(row.ok for row in found[:2])
+
+
+def test_a_comparison_finds_what_only_a_batch_shows(faster):
+    detector = eager(faster).detector
+    right = detector._run
+
+    def first_image_twice(inputs):
+        return right(inputs | {"images": inputs["images"][:1].repeat(len(inputs["images"]), 0)})
+
+    detector._run = first_image_twice
+    found = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])
+    assert [row.ok for row in found] == [True, True, False]
 
 
 @pytest.mark.slow

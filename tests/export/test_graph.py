@@ -11,7 +11,7 @@ from hrnet_d2.export import ExportedPredictor, ExportError
 from hrnet_d2.export.building import build_graph
 from hrnet_d2.export.checking import TOLERANCES, compare
 from hrnet_d2.export.exporting import Source, cpu_predictor
-from hrnet_d2.export.graph import grouped_nms
+from hrnet_d2.export.graph import best_of_each, grouped_nms
 from hrnet_d2.export.runtime import Detector
 from hrnet_d2.export.settings import settings_of
 from tests.export.models import CASES, MMDET1_CASES, case_config, case_predictor
@@ -56,6 +56,41 @@ def test_detections_are_the_models(name, tmp_path):
         if expected.has("pred_masks"):
             differing = (made.pred_masks != expected.pred_masks).sum()
             assert differing <= 1e-4 * expected.pred_masks.sum()
+
+
+BATCHES = ["mask_rcnn_w18_3_classes", "fcos_hrnetv2p_w18", "mmdet1/v1_faster_rcnn_w48"]
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_detects_what_its_images_do(name, tmp_path):
+    """Images of one padded size and of several own sizes, with other numbers of detections."""
+    exported = eager(case_predictor(name, tmp_path))
+    detector, batches = exported.detector, []
+    run = detector._run
+    detector._run = lambda inputs: batches.append(inputs["images"].shape) or run(inputs)
+    blank = np.full((280, 370, 3), 127, np.uint8)
+    images = [IMAGE[:300, :399], blank, IMAGE[100:380, 20:390], IMAGE[:400, :230], IMAGE[:300]]
+    # Between two scores in the middle, so that the images keep different numbers (not FCOS's,
+    # whose threshold is for the probability without the centerness).
+    scores = torch.cat([output["instances"].scores for output in exported(images)]).sort().values
+    detector.score_thresh = float(scores[len(scores) // 2 :][:2].mean())
+    batches.clear()
+    alone = [output["instances"] for output in exported(images)]
+    assert [shape[0] for shape in batches] == [1] * 5
+    batches.clear()
+    detector.batch = 4
+    together = [output["instances"] for output in exported(images)]
+    assert [shape[0] for shape in batches] == [3, 1, 1] and len(set(batches)) == 3
+    assert len({len(found) for found in alone}) > 1 or name.startswith("fcos")
+    for made, expected in zip(together, alone, strict=True):
+        assert made.image_size == expected.image_size and len(made) == len(expected)
+        boxes = expected.pred_boxes.tensor
+        torch.testing.assert_close(made.pred_boxes.tensor, boxes, rtol=0, atol=5e-4)
+        torch.testing.assert_close(made.scores, expected.scores, rtol=0, atol=1e-5)
+        assert torch.equal(made.pred_classes, expected.pred_classes)
+        if expected.has("pred_masks"):
+            differing = (made.pred_masks != expected.pred_masks).sum()
+            assert differing <= 1e-4 * expected.pred_masks.numel()
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "fcos_hrnetv2p_w18"])
@@ -125,7 +160,7 @@ def test_groups_suppress_only_themselves():
     boxes = torch.cat((low, low + 5 + torch.rand(4000, 2, generator=generator) * 95), dim=1)
     scores = torch.rand(4000, generator=generator)
     groups = torch.randint(0, 1203, (4000,), generator=generator)
-    kept = grouped_nms(boxes, scores, groups, 1203, torch.tensor(800.0), 0.5)
+    kept = grouped_nms(boxes, scores, groups, torch.tensor(1203), torch.tensor(800.0), 0.5)
     expected = []
     for group in groups.unique():
         rows = (groups == group).nonzero()[:, 0]
@@ -133,6 +168,14 @@ def test_groups_suppress_only_themselves():
     assert sorted(kept.tolist()) == sorted(expected)
     assert 3000 < len(kept) < 4000
     assert (scores[kept].diff() <= 0).all()
+
+
+@pytest.mark.parametrize("most", [2, 0, -1])
+def test_the_best_of_each_image(most):
+    image = torch.tensor([2, 0, 2, 2, 0, 0, 0])
+    kept = best_of_each(image, torch.arange(4), most)
+    expected = [[1, 4, 5, 6], [], [0, 2, 3], []]
+    assert kept.tolist() == [row for rows in expected for row in rows[: most if most >= 0 else 9]]
 
 
 def test_soft_nms_is_refused(tmp_path):
@@ -150,17 +193,17 @@ def test_a_thin_image_is_padded_as_in_a_batch(name, shape, tmp_path):
     exported = eager(predictor)
     height, width = shape
     image = np.ascontiguousarray(IMAGE[:height, :width])
-    inputs = exported.detector.prepare(image)
-    padded = inputs["images"].shape[2:]
+    padded = exported.detector.prepare(image)["images"].shape[2:]
     assert min(padded) >= 64 and all(side % 32 == 0 for side in padded)
 
     @torch.no_grad()
     def in_a_batch(image):
-        rows, columns = inputs["size"]
+        inputs = exported.detector.prepare(image)
+        rows, columns = inputs["size"][0]
         pixels = torch.from_numpy(inputs["images"][0])
         own = {"image": pixels[:, :rows, :columns], "height": height, "width": width}
         return predictor.model([own, {"image": pixels}])[0]
 
     model, detector = predictor.model, exported.detector
-    (found,) = compare(detector, in_a_batch, model, [image], TOLERANCES["float32"])
-    assert found.ok and found.made >= 5, found
+    for found in compare(detector, in_a_batch, model, [image], TOLERANCES["float32"]):
+        assert found.ok and found.made >= 5, found

@@ -33,11 +33,11 @@ def settings(cfg, **changes):
         "size_divisibility": 32,
     }
     return {
-        "format_version": 1,
+        "format_version": runtime.FORMAT_VERSION,
         "format": "onnx",
         "graph": "detector.onnx",
         "files": {"detector.onnx": hashlib.sha256(b"graph").hexdigest()},
-        "outputs": ["boxes", "scores", "classes"],
+        "outputs": list(runtime.OUTPUTS),
         "arithmetic": "mmdet2",
         "classes": ["cat"],
         "score_thresh": 0.05,
@@ -58,7 +58,7 @@ def test_the_input_is_the_predictors(backend, channels):
     for height, width in SIZES:
         image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
         made, expected = detector.prepare(image), prepare(image)["image"].numpy()
-        assert made["size"].tolist() == list(expected.shape[1:])
+        assert made["size"].tolist() == [list(expected.shape[1:])]
         inside = made["images"][0, :, : expected.shape[1], : expected.shape[2]]
         np.testing.assert_array_equal(inside, expected)
         assert all(side % 32 == 0 for side in made["images"].shape[2:])
@@ -137,6 +137,61 @@ def test_it_imports_neither_torch_nor_the_package(tmp_path):
     assert "detector.Detector" in done.stdout
 
 
+def one_of_each(inputs):
+    """A graph that finds one object in each image, whose score is the image's red corner."""
+    count = len(inputs["images"])
+    boxes = np.repeat(np.array([[0, 0, 1, 1]], np.float32), count, axis=0)
+    scores = inputs["images"][:, 2, 0, 0].astype(np.float32)
+    return boxes, scores, np.zeros(count, np.int64), np.arange(count)
+
+
+def stream_of(shapes, batch):
+    """A detector, the sizes of its batches as they run, and images whose corners count."""
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    sizes: list[int] = []
+
+    def run(inputs):
+        sizes.append(len(inputs["images"]))
+        return one_of_each(inputs)
+
+    entry = settings(cfg)
+    entry["input"] |= {"short_edge": 0, "format": "BGR"}
+    images = [np.full((*shape, 3), i, np.uint8) for i, shape in enumerate(shapes)]
+    return runtime.Detector(entry, run, batch), sizes, images
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"), [(1, [1] * 6), (2, [2, 1, 1, 2]), (3, [3, 1, 2]), (8, [3, 1, 2])]
+)
+def test_images_of_one_padded_size_run_together(batch, expected):
+    shapes = [(60, 60), (50, 64), (64, 1), (65, 64), (10, 10), (20, 20)]
+    detector, sizes, images = stream_of(shapes, batch)
+    outputs = detector(images)
+    assert sizes == expected
+    for i, output in enumerate(outputs):
+        assert output["instances"].image_size == images[i].shape[:2]
+        assert output["instances"].scores.tolist() == [i]
+
+
+def test_a_stream_gives_what_is_complete():
+    """A batch as soon as it is full; before an error, what was found in the images before it."""
+    detector, sizes, images = stream_of([(60, 60)] * 5, 2)
+    stream = detector.stream(iter(images))
+    next(stream)
+    assert sizes == [2]
+    assert len(list(stream)) == 4 and sizes == [2, 2, 1]
+
+    def failing():
+        yield from images[:3]
+        raise OSError("the camera is gone")
+
+    found = []
+    with pytest.raises(OSError, match="camera"):
+        for output in detector.stream(failing()):
+            found.append(output["instances"].scores[0])
+    assert found == [0, 1, 2]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """An exported folder whose graph is no graph."""
@@ -156,7 +211,9 @@ def test_folders_that_are_no_export(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format_version": 99}, "format version 99, this program reads up to 1"),
+        ({"format_version": 99}, "format version 99, this program reads 2: use the detector.py"),
+        ({"format_version": 1}, "format version 1, this program reads 2.*or export again"),
+        ({"outputs": ["boxes", "scores", "classes"]}, "is damaged.*'outputs' is"),
         ({"format_version": "new"}, "is damaged"),
         ({"format": "pickle"}, "is damaged"),
         ({"graph": "other.onnx"}, "is damaged"),
@@ -195,6 +252,8 @@ def test_damaged_folders(folder):
         runtime.load(folder)
     with pytest.raises(ValueError, match="dtype is for OpenVINO"):
         runtime.load(folder, dtype="bfloat16")
+    with pytest.raises(ValueError, match="batch is a number of images, at least 1; got 0"):
+        runtime.load(folder, batch=0)
     content = (folder / "settings.json").read_text()
     for text in (content[:100], "[]", "{}", content.replace('"classes"', '"names"')):
         (folder / "settings.json").write_text(text)
@@ -271,8 +330,7 @@ def test_the_program_says_what_is_wrong_in_a_line(folder, capsys):
 
 def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
-    found = np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.array([0])
-    detector = runtime.Detector(settings(cfg), lambda inputs: found)
+    detector = runtime.Detector(settings(cfg), one_of_each)
     monkeypatch.setattr(runtime, "load", lambda folder, trusted: detector)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((60, 60, 3), np.uint8))
     files = [str(tmp_path / name) for name in ("missing.png", "a.png")]

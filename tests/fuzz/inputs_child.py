@@ -212,7 +212,7 @@ def write_export(root: Path) -> None:
         "format": "onnx",
         "graph": "detector.onnx",
         "files": {"detector.onnx": runtime.digest(root / "detector.onnx")},
-        "outputs": ["boxes", "scores", "classes"],
+        "outputs": list(runtime.OUTPUTS),
         "arithmetic": "mmdet2",
         "classes": ["dog"],
         "score_thresh": 0.05,

@@ -18,6 +18,7 @@ from hrnet_d2.checkpoint import Checkpointer
 from hrnet_d2.cli import main
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.evaluation.rle import encode_masks
+from hrnet_d2.export import runtime
 from hrnet_d2.serving import load_model
 from tests.engine.tiny import TINY
 from tests.serving.servers import serving
@@ -143,11 +144,11 @@ def folder(tmp_path):
     def make(format):
         size = {"short_edge": 800, "long_edge": 1333, "size_divisibility": 32}
         content = {
-            "format_version": 1,
+            "format_version": runtime.FORMAT_VERSION,
             "format": format,
             "graph": "graph",
             "files": {"graph": hashlib.sha256(b"no graph").hexdigest()},
-            "outputs": ["boxes", "scores", "classes"],
+            "outputs": list(runtime.OUTPUTS),
             "arithmetic": "mmdet2",
             "classes": ["ant"],
             "score_thresh": 0.05,
@@ -176,7 +177,7 @@ def test_exports_that_may_hold_code_must_be_trusted(folder, format, capsys):
 def test_trusted_reaches_the_loader(folder, monkeypatch, capsys):
     """What the loader does with it is tested in tests/export."""
 
-    def load(folder, trusted):
+    def load(folder, batch, trusted):
         raise ValueError(f"trusted is {trusted}")
 
     monkeypatch.setattr(export, "load", load)
