@@ -7,8 +7,13 @@ import pytest
 
 from hrnet_d2.modeling.backbone import hrnet
 
-WHOLE = {name: getattr(hrnet, name) for name in ("MODULES_PER_STAGE", "BLOCKS_PER_BRANCH")}
 SHALLOW = {"MODULES_PER_STAGE": (1, 1, 1), "BLOCKS_PER_BRANCH": 1}
+WHOLE = {name: getattr(hrnet, name) for name in SHALLOW}
+
+
+def now() -> tuple:
+    """The numbers with which HRNets are built at present."""
+    return tuple(getattr(hrnet, name) for name in SHALLOW)
 
 
 @contextmanager
