@@ -1,4 +1,5 @@
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -33,6 +34,14 @@ def _loggers_as_before() -> Iterator[None]:
         from detectron2.utils.logger import setup_logger
 
         setup_logger.cache_clear()  # otherwise it would not set up the same logger again
+
+
+def pytest_collection_finish() -> None:
+    """Models are thousands of objects, none of them garbage: Python's collector, which looks after
+    every 700, takes a fifth of the time of building and copying them.
+    """
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

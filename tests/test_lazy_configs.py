@@ -22,6 +22,7 @@ from hrnet_d2.data import HRNetDatasetMapper
 from hrnet_d2.modeling import build_model
 from hrnet_d2.solver import build_optimizer, clipped_sgd
 from tests.configs import FOLDER, WIDTHS, family_leaves
+from tests.depth import SHALLOW, of_depth
 from tests.test_configs import batch
 
 TWINS = {
@@ -59,6 +60,13 @@ def measure_statistics(model: nn.Module) -> None:
     for norm in norms:
         norm.momentum = 0.1
     model.train()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """The depth is no setting: twins of any depth are the same."""
+    with of_depth(SHALLOW):
+        yield
 
 
 @pytest.fixture(scope="module", params=TWINS)

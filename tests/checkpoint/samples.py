@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling import build_model
 
 from hrnet_d2 import model_zoo
+from tests import depth
 
 FASTER = "faster_rcnn_hrnetv2p_w18_1x_coco"
 MASK = "mask_rcnn_hrnetv2p_w18_1x_coco"
@@ -54,13 +55,13 @@ def config(name: str = FASTER, classes: int = 5, width: int = 2):
 
 
 @functools.cache
-def _build(name: str, changes: tuple):
+def _build(name: str, changes: tuple, depth: tuple):
     return build_model(config(name, **dict(changes)))
 
 
 def model(name: str = FASTER, seed: int = 0, **changes):
     """A tiny model whose every tensor has random values."""
-    built = copy.deepcopy(_build(name, tuple(changes.items())))
+    built = copy.deepcopy(_build(name, tuple(changes.items()), depth.now()))
     generator = torch.Generator().manual_seed(seed)
     for tensor in built.state_dict().values():
         if tensor.is_floating_point():

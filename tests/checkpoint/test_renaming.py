@@ -48,6 +48,7 @@ def meta_model(name: str):
         return build_model(cfg)
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("case", CONFIGS)
 def test_every_tensor_of_every_family_is_used(case):
     tensors = meta_contents(case)

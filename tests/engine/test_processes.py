@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 import hrnet_d2
 from hrnet_d2.engine import MemoryExhaustedError
 from hrnet_d2.engine.memory import explain_out_of_memory
+from tests.depth import WHOLE, of_depth
 from tests.engine.tiny import tiny_config
 
 IN_A_CHILD = """
@@ -47,6 +48,13 @@ if __name__ == "__main__":
 def boxes(predictor):
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     return predictor(image)["instances"].pred_boxes.tensor.numpy()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_here():
+    """As in the processes."""
+    with of_depth(WHOLE):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from hrnet_d2.engine import Trainer, evaluate
 from hrnet_d2.inference.tta import build_tta, without_resize
 from hrnet_d2.modeling import build_model
 from tests.configs import family_leaves, load_config
+from tests.depth import SHALLOW, of_depth
 from tests.engine.tiny import tiny_config
 
 FAMILIES = {name.split("/")[0]: name for name in family_leaves()}
@@ -42,6 +43,12 @@ SMALL = [
     "INPUT.MAX_SIZE_TEST", "160",
     "TEST.AUG.MAX_SIZE", "160",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    with of_depth(SHALLOW):
+        yield
 
 
 @pytest.fixture(scope="module")

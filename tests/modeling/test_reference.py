@@ -3,6 +3,7 @@
 FCOS's are in ``test_fcos.py``.
 """
 
+import functools
 import re
 
 import numpy as np
@@ -35,27 +36,30 @@ CASES = {
     "htc_hrnetv2p_w18": "htc/htc_hrnetv2p_w18_20e_coco.yaml",
     "htc_x101_64x4d_fpn": "htc/htc_x101_64x4d_fpn_28e_coco.yaml",
 }
-SLOW = ("htc_hrnetv2p_w18", "htc_x101_64x4d_fpn")
+# Cascade R-CNN's losses are among those of Cascade Mask R-CNN.
+SLOW = ("cascade_rcnn_hrnetv2p_w18", "htc_hrnetv2p_w18", "htc_x101_64x4d_fpn")
 OTHER_LOSSES = {"loss_sem_seg": "loss_semantic_seg", "loss_rpn_loc": "loss_rpn_bbox"}
 
 
-def configure(name):
-    """The case and its config."""
-    case = load_case(name)
-    cfg = model_zoo.get_config(CASES[name])
-    cfg.defrost()
-    case.configure(cfg)
-    return case, cfg
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """From a case's name to the case, its config, the file of its weights, the model with them,
+    and MMDetection's names to ours; the tests of a case share them."""
 
+    @functools.cache
+    def build(name):
+        case = load_case(name)
+        cfg = model_zoo.get_config(CASES[name])
+        cfg.defrost()
+        case.configure(cfg)
+        path = case.save_checkpoint(tmp_path_factory.mktemp(name) / "case.pth")
+        everything = cfg.clone()
+        sample_everything(everything)
+        model = build_model(everything)
+        Checkpointer(model).load(path)
+        return case, cfg, path, model, load_file(path).names
 
-def load(name, tmp_path):
-    """The case, its config, the model with its weights, and MMDetection's names to ours."""
-    case, cfg = configure(name)
-    sample_everything(cfg)
-    model = build_model(cfg).eval()
-    path = case.save_checkpoint(tmp_path / "case.pth")
-    Checkpointer(model).load(path)
-    return case, cfg, model, load_file(path).names
+    return build
 
 
 def assert_detections(case, detections):
@@ -79,8 +83,9 @@ def slow_where(names):
 
 @pytest.mark.parametrize("name", slow_where(["htc_x101_64x4d_fpn"]))
 @torch.no_grad()
-def test_inference(name, tmp_path):
-    case, cfg, model, _ = load(name, tmp_path)
+def test_inference(name, load):
+    case, cfg, _, model, _ = load(name)
+    model.eval()
     arrays, inputs = case.arrays, case.inputs(cfg)
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
@@ -105,16 +110,17 @@ def test_inference(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "mask_rcnn_hrnetv2p_w32"])
-def test_photograph_to_detections(name, tmp_path):
+def test_photograph_to_detections(name, load):
     """The front door: the file in MODEL.WEIGHTS, the original image, the optimized network."""
-    case, cfg = configure(name)
-    cfg.MODEL.WEIGHTS = case.save_checkpoint(tmp_path / "case.pth")
+    case, cfg, path, _, _ = load(name)
+    cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = path
     assert_detections(case, Predictor(cfg)(case.image)["instances"])
 
 
 @pytest.mark.parametrize("name", slow_where(SLOW))
-def test_losses_and_gradients(name, tmp_path):
-    case, cfg, model, names = load(name, tmp_path)
+def test_losses_and_gradients(name, load):
+    case, cfg, _, model, names = load(name)
     expected = dict(case.spec["losses"])
     if "loss_semantic_seg" in expected:
         # 3.3.0 divides by every pixel, the published recipe by those not ignored; the map is

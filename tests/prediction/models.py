@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from detectron2.modeling import build_model
 
+from hrnet_d2 import model_zoo
 from hrnet_d2.cli import main
-from tests.engine.tiny import CONFIGS, tiny_config
+from tests.engine.tiny import CONFIGS, TINY, tiny_config
 
 MASKS = str(CONFIGS / "quick_start" / "cascade_mask_rcnn_hrnetv2p_w18_shapes.yaml")
 
@@ -19,6 +20,16 @@ MASKS = str(CONFIGS / "quick_start" / "cascade_mask_rcnn_hrnetv2p_w18_shapes.yam
 def write_model(folder: Path, *overrides: str) -> Path:
     """A model with random weights and the classes of the built-in data: the checkpoint's path."""
     cfg = tiny_config(folder, "TEST.DETECTIONS_PER_IMAGE", "5", *overrides)
+    cfg.DATASETS.CLASS_NAMES = ["circle", "square", "triangle", "star"]
+    return write(cfg, folder)
+
+
+def write_mask_model(folder: Path) -> Path:
+    """The same for a model with masks."""
+    cfg = model_zoo.load_config(
+        MASKS, [*TINY, "OUTPUT_DIR", str(folder), "TEST.DETECTIONS_PER_IMAGE", "5"]
+    )
+    cfg.defrost()
     cfg.DATASETS.CLASS_NAMES = ["circle", "square", "triangle", "star"]
     return write(cfg, folder)
 

@@ -12,10 +12,29 @@ import pytest
 
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.prediction.ray_inputs import find_columns, is_parquet
+from tests.depth import WHOLE, of_depth
+from tests.prediction import models
 from tests.prediction.models import encoded, predict, rows, write_pictures, write_tar
 
 RAY = ("--engine", "ray", "--actors", "2", "--confidence-threshold", "0")
 NAMES = [f"{i % 3}/{i:02d}.png" for i in range(48)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_here():
+    """As in the actors."""
+    with of_depth(WHOLE):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return models.write_model(tmp_path_factory.mktemp("box_model"))
+
+
+@pytest.fixture(scope="module")
+def mask_model(tmp_path_factory):
+    return models.write_mask_model(tmp_path_factory.mktemp("mask_model"))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from hrnet_d2.cli import main
 from tests.prediction.models import encoded, predict, rows, write_pictures, write_tar, write_video
 
+ROOT = Path(__file__).parents[2]
 ALL = ("--format", "coco,jsonl,csv,cvat,draw", "--confidence-threshold", "0")
 JSONL = ("--format", "jsonl")
 
@@ -212,7 +214,10 @@ def test_a_full_disk_leaves_whole_tables(model, tmp_path, monkeypatch, capsys):
 
 SLOWED = """
 import sys, time
+from hrnet_d2.modeling.backbone import hrnet
 from hrnet_d2.prediction import detector, run
+from tests.depth import SHALLOW
+vars(hrnet).update(SHALLOW)
 run.COMMIT_SECONDS = 0.1
 inner = detector.Detector._run
 def slow(self, images):
@@ -229,7 +234,10 @@ def running(model, inputs, output, *extra):
     words = ["predict", "--config-file", str(model.parent / "config.yaml"), "--weights", str(model)]
     words += ["--output", str(output), *ALL, *extra, "--input", *map(str, inputs)]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOWED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", SLOWED, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
     )
     try:
         yield process

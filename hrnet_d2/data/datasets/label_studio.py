@@ -1,12 +1,12 @@
 """Label Studio's own export (JSON): a list of tasks, each with an image and its regions."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from .coco_check import parse
 from .conversion import (
     IMAGE_SUFFIXES,
     ImageSizes,
@@ -78,7 +78,7 @@ class LabelStudioData:
 
     def read(self, report: Report, classes: Sequence[str] | None) -> Labels:
         problems = Problems(self.images)
-        tasks = self._tasks()
+        tasks = self._tasks(report)
         files: dict[str, list[Path]] = {}
         for path in find_images(self.images):
             files.setdefault(path.name, []).append(path)
@@ -125,11 +125,8 @@ class LabelStudioData:
             report.errors.append("no task has a region with a label")
         return Labels(list(names), {"": images})
 
-    def _tasks(self) -> list[dict]:
-        try:
-            data = json.loads(self.file.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{self.file} is not a JSON file: {error}") from error
+    def _tasks(self, report: Report) -> list[dict]:
+        data = parse(self.file, report)
         if not isinstance(data, list) or not all(isinstance(task, dict) for task in data):
             raise DatasetError(f"{self.file} is not an export of Label Studio: no list of tasks")
         return data

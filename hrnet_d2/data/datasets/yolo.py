@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from .conversion import (
     SPLIT_NAMES,
@@ -34,12 +35,12 @@ def find_yolo(path: Path) -> "YoloData | None":
     """
     if path.is_file():
         if path.suffix in (".yaml", ".yml"):
-            return YoloData(path, *_from_yaml(path))
+            return YoloData(path, *_from_yaml(path, read_yaml(path)))
         return YoloData(path, *_from_darknet(path)) if path.name == "obj.data" else None
     for file in sorted([*path.glob("*.yaml"), *path.glob("*.yml")]):
         data = read_yaml(file)
         if isinstance(data, dict) and "names" in data:
-            return YoloData(path, *_from_yaml(file))
+            return YoloData(path, *_from_yaml(file, data))
     if (path / "obj.data").is_file():
         return YoloData(path, *_from_darknet(path / "obj.data"))
     return _from_folders(path)
@@ -201,9 +202,9 @@ def _labels_without_image(places: Iterable[Path], images: Iterable[Path]) -> lis
 
 
 def _from_yaml(
-    file: Path,
+    file: Path, data: Any
 ) -> tuple[list[Path], list[str], dict[str, list[Path]], bool, list[str]]:
-    data = read_yaml(file)
+    """Of a description's content, the arguments of :class:`YoloData`."""
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict):
         raise DatasetError(f'{file} describes no YOLO dataset: it has no list of class "names"')
     names = data["names"]

@@ -213,13 +213,13 @@ def best_pairs(model, monkeypatch):
 TRAITS = {
     "anchors at the corners of cells": (anchors(0.0, True), "v1_cascade_mask_rcnn_w18"),
     "anchors not rounded": (anchors(0.5, False), "v1_cascade_mask_rcnn_w18"),
-    "RoIAlign shifted by half a pixel": (shifted_roi_align, "v1_cascade_mask_rcnn_w18"),
+    "RoIAlign shifted by half a pixel": (shifted_roi_align, "v1_faster_rcnn_w48"),
     "RoIAlign of at least a pixel": (roi_align_of_at_least_a_pixel, "v1_faster_rcnn_w48"),
-    "RoIAlign with as many samples as pixels": (adaptive_sampling, "v1_cascade_mask_rcnn_w18"),
+    "RoIAlign with as many samples as pixels": (adaptive_sampling, "v1_faster_rcnn_w48"),
     "semantic features pooled as in 2.x": (semantic_pooler, "v1_htc_w18"),
     "boxes clipped to the size": (clipping_to_the_size, "v1_htc_w18"),
     "NMS on the network's input": (nms_on_the_input, "v1_htc_w18"),
-    "a factor for each axis": (two_factors, "v1_cascade_mask_rcnn_w18"),
+    "a factor for each axis": (two_factors, "v1_faster_rcnn_w48"),
     "masks by grid_sample": (masks_by_grid_sample, "v1_cascade_mask_rcnn_w18"),
     "FCOS without the last pixel": (last_pixel_excluded, "v1_fcos_w48"),
     "FCOS with the best pairs": (best_pairs, "v1_fcos_w48"),
@@ -231,16 +231,20 @@ def test_turning_a_convention_back_is_noticed(trait, plain, monkeypatch):
     change, name = TRAITS[trait]
     case, predictor = plain(name)
     change(predictor.model, monkeypatch)
-    found = differences(case, predictor(case.image)["instances"])
-    assert found or proposal_differences(case, predictor)
+    # Proposals first: they need no heads.
+    found = proposal_differences(case, predictor)
+    assert found or differences(case, predictor(case.image)["instances"])
 
 
 # ------------------------------------------------------------------ use
 
 
 @pytest.mark.parametrize("name", ["v1_cascade_mask_rcnn_w18", "v1_fcos_w48"])
-def test_a_batch_gives_what_single_images_give(name, plain):
+def test_a_batch_gives_what_single_images_give(name, plain, monkeypatch):
     case, predictor = plain(name)
+    if name != "v1_fcos_w48":  # masks of fewer detections take less time
+        for box_predictor in predictor.model.roi_heads.box_predictor:
+            monkeypatch.setattr(box_predictor, "test_topk_per_image", 20)
     image = case.image
     # Same padded size, another factor; and the mirror image, which must stay with its own factor.
     images = [image, image[:, ::-1].copy(), cv2.resize(image, (458, 305))]
@@ -249,7 +253,7 @@ def test_a_batch_gives_what_single_images_give(name, plain):
         alone = predictor(one)["instances"]
         of_batch = of_batch["instances"]
         assert of_batch.image_size == one.shape[:2]
-        assert len(alone) == len(of_batch)
+        assert len(alone) == len(of_batch) >= 20
         boxes = alone.pred_boxes.tensor
         torch.testing.assert_close(boxes, of_batch.pred_boxes.tensor, atol=1e-2, rtol=0)
         torch.testing.assert_close(alone.scores, of_batch.scores, atol=1e-5, rtol=0)

@@ -1,5 +1,7 @@
 """Two processes, one of which has no objects to learn from: no parameter may be unused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,11 +16,19 @@ from tests.modeling.roi_heads.tiny_cascade import (
 )
 
 ITERATIONS = 3
+FAMILIES = ("cascade_mask", "htc")
 
 
-def train(family: str, path: str) -> None:
-    """Some steps; in the second process images have neither objects nor semantic maps."""
+def train_all(folder: Path) -> None:
     torch.set_num_threads(1)
+    for family in FAMILIES:
+        train(family, folder / family)
+    # else its threads may outlive the interpreter, which aborts the process now and then
+    dist.destroy_process_group()
+
+
+def train(family: str, path: Path) -> None:
+    """Some steps; in the second process images have neither objects nor semantic maps."""
     model = create_ddp_model(tiny_model(tiny_config(family)), device_ids=None)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for i in range(ITERATIONS):
@@ -34,15 +44,19 @@ def train(family: str, path: str) -> None:
     everywhere = comm.all_gather(weights)
     if comm.is_main_process():
         torch.save(everywhere, path)
-    # else its threads may outlive the interpreter, which aborts the process now and then
-    dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("family", ["cascade_mask", "htc"])
-def test_ranks_stay_in_sync(family, tmp_path):
-    path = str(tmp_path / "weights.pth")
-    launch(train, 2, dist_url="auto", args=(family, path))
-    one, other = torch.load(path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of each family's weights in both processes, which import PyTorch once."""
+    folder = tmp_path_factory.mktemp("weights")
+    launch(train_all, 2, dist_url="auto", args=(folder,))
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_stay_in_sync(family, trained):
+    one, other = torch.load(trained / family)
     assert torch.equal(one, other) and torch.isfinite(one).all()
     before = torch.cat([p.flatten() for p in tiny_model(tiny_config(family)).parameters()])
     assert not torch.equal(one, before)

@@ -1,0 +1,1 @@
+from tests.depth import shallow, whole  # noqa: F401 (fixtures)

@@ -1,0 +1,1 @@
+from tests.depth import shallow  # noqa: F401 (a fixture of every test)
