@@ -49,7 +49,7 @@ int main(int argc, char** argv) {
 
   torch::InferenceMode guard;
   auto outputs = model
-                     .forward({images, torch::tensor({height, width}, torch::kInt64)[None],
+                     .forward({images, torch::tensor({height, width}, torch::kInt64).unsqueeze(0),
                                torch::tensor(threshold)})
                      .toTuple()
                      ->elements();
