@@ -9,14 +9,19 @@ from torch.autograd.function import once_differentiable
 
 from .onednn import has_onednn, linear
 from .roi_align import FastROIAlign
-from .winograd import is_profitable, transform_weight, winograd_conv3x3
+from .winograd import (
+    is_profitable,
+    transform_weight,
+    winograd_conv3x3,
+    winograd_weight_gradient,
+)
 
 __all__ = ["CPUConv2d", "CPULinear", "use_cpu_layers"]
 
 # Weights below this are multiplied in no time.
 SMALLEST_LINEAR = 2**18
 # Pixels below which Winograd's transform of the weight costs more than the algorithm saves.
-SMALLEST_MAPS = 4000
+SMALLEST_MAPS = 2000
 
 
 def _trains_here(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -71,7 +76,7 @@ class CPULinear(nn.Linear):
 
 
 class _Conv3x3(torch.autograd.Function):
-    """3x3 convolution; the result and the gradient of the maps by Winograd's algorithm."""
+    """3x3 convolution; the result and its gradients by Winograd's algorithm."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
@@ -87,13 +92,11 @@ class _Conv3x3(torch.autograd.Function):
         if needed[0]:
             turned = weight.flip(2, 3).transpose(0, 1)
             grad_x = winograd_conv3x3(grad, transform_weight(turned, torch.float32), None)
-        others = [None, None]
-        if needed[1] or needed[2]:
-            pair, one = [1, 1], [False, needed[1], needed[2]]
-            others = torch.ops.aten.convolution_backward(
-                grad, x, weight, [len(weight)], pair, pair, pair, False, [0, 0], 1, one
-            )[1:]
-        return grad_x, *others
+        return (
+            grad_x,
+            winograd_weight_gradient(x, grad) if needed[1] else None,
+            grad.sum((0, 2, 3)) if needed[2] else None,
+        )
 
 
 class CPUConv2d(Conv2d):
