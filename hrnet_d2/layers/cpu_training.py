@@ -7,6 +7,8 @@ from detectron2.layers import Conv2d, ROIAlign
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from .applicable import trains_in_float32
+from .batch_norm import MOST_CHANNELS, CPUBatchNorm2d
 from .onednn import has_onednn, linear
 from .roi_align import FastROIAlign
 from .winograd import (
@@ -22,20 +24,6 @@ __all__ = ["CPUConv2d", "CPULinear", "use_cpu_layers"]
 SMALLEST_LINEAR = 2**18
 # Pixels below which Winograd's transform of the weight costs more than the algorithm saves.
 SMALLEST_MAPS = 2000
-
-
-def _trains_here(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether these kernels apply: float32 on the CPU, with gradients, in eager mode."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and weight.dtype == torch.float32
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and x.numel() > 0
-    )
 
 
 class _Linear(torch.autograd.Function):
@@ -69,7 +57,7 @@ class CPULinear(nn.Linear):
         Returns:
             (..., out_features).
         """
-        if x.dim() != 2 or not _trains_here(x, self.weight):
+        if x.dim() != 2 or not trains_in_float32(x, self.weight):
             return super().forward(x)
         made: torch.Tensor = _Linear.apply(x, self.weight, self.bias)
         return made
@@ -110,7 +98,7 @@ class CPUConv2d(Conv2d):
         Returns:
             (N, out_channels, H, W).
         """
-        if x[:, 0].numel() < SMALLEST_MAPS or not _trains_here(x, self.weight):
+        if x[:, 0].numel() < SMALLEST_MAPS or not trains_in_float32(x, self.weight):
             return cast(torch.Tensor, super().forward(x))
         x = _Conv3x3.apply(x, self.weight, self.bias)
         if self.norm is not None:
@@ -118,8 +106,17 @@ class CPUConv2d(Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
+def _prefers_channels_last() -> bool:
+    """Whether oneDNN's gradients of channels-last convolutions are the faster ones.
+
+    With AVX-512 they are, most of all of 18 channels, of which the other layout fills up half of
+    its blocks with zeros; with AVX2 those of many channels take twice the time.
+    """
+    return has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def use_cpu_layers(model: nn.Module) -> nn.Module:
-    """Let a model's large layers and its RoIAlign train by the kernels of this module.
+    """Let a model's large layers and its RoIAlign train by the kernels of this package.
 
     The layers keep their parameters, hooks and names.  In inference, on other devices and in other
     types they compute as before.
@@ -134,6 +131,10 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
         for name, child in list(module.named_children()):
             if isinstance(child, ROIAlign) and not isinstance(child, FastROIAlign):
                 setattr(module, name, FastROIAlign(child))
+        if isinstance(getattr(module, "trains_channels_last", None), bool):
+            module.trains_channels_last = _prefers_channels_last()
+        if type(module) is nn.BatchNorm2d and module.num_features <= MOST_CHANNELS:
+            module.__class__ = CPUBatchNorm2d
         if not has_onednn():
             continue
         if type(module) is nn.Linear and module.weight.numel() >= SMALLEST_LINEAR:
