@@ -1,4 +1,4 @@
-"""Batch normalization of few channels in channels-last maps, for training on a CPU."""
+"""Batch normalization of channels-last maps, for training on a CPU."""
 
 from typing import Any
 
@@ -10,21 +10,20 @@ from .applicable import trains_in_float32
 
 __all__ = ["CPUBatchNorm2d"]
 
-# Pixels side by side that count as one: PyTorch's kernels take the channels of a pixel as a vector,
-# and 18 or 36 leave most of it to scalar code. 8 pixels of them fill vectors of 16.
+# Pixels side by side that are read as one. PyTorch's kernels take the channels of a pixel as a
+# vector, and leave the rest of 18 or 36 to scalar code; 8 pixels of them fill vectors of 16.
 PIXELS = 8
-LANES = 16
-MOST_CHANNELS = 48
 # Elements below which the combination costs more than the kernels save.
 SMALLEST_MAPS = 2**17
 
 
 class CPUBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` that measures statistics of few channels several times as fast.
+    """``nn.BatchNorm2d`` for large channels-last maps: faster for few channels, exact for many pixels.
 
-    Channels-last maps are read as maps of an eighth of the pixels with eight times the channels,
-    whose statistics combine to those of the channels: equal to float rounding.  Other maps, other
-    types, and layers in eval mode take PyTorch's path.
+    The maps are read as maps of an eighth of the pixels with eight times the channels, whose
+    statistics combine to those of the channels.  PyTorch adds up all pixels of such maps in a row
+    in float32; here the result is as exact as for maps in its own layout.  Small maps, other maps
+    and types, and layers in eval mode take PyTorch's path.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,7 +40,6 @@ class CPUBatchNorm2d(nn.BatchNorm2d):
             or self.running_mean is None
             or self.momentum is None
             or x.dim() != 4
-            or x.shape[1] % LANES == 0
             or x.numel() < SMALLEST_MAPS
             or x[:, 0].numel() % PIXELS
             or not x.is_contiguous(memory_format=torch.channels_last)

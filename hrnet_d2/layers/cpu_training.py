@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from .applicable import trains_in_float32
-from .batch_norm import MOST_CHANNELS, CPUBatchNorm2d
+from .batch_norm import CPUBatchNorm2d
 from .onednn import has_onednn, linear
 from .roi_align import FastROIAlign
 from .winograd import (
@@ -133,7 +133,7 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
                 setattr(module, name, FastROIAlign(child))
         if isinstance(getattr(module, "trains_channels_last", None), bool):
             module.trains_channels_last = _prefers_channels_last()
-        if type(module) is nn.BatchNorm2d and module.num_features <= MOST_CHANNELS:
+        if type(module) is nn.BatchNorm2d:
             module.__class__ = CPUBatchNorm2d
         if not has_onednn():
             continue
