@@ -81,8 +81,9 @@ def test_elsewhere_pytorch_computes(shape, memory_format, kwargs) -> None:
     x = torch.randn(shape).contiguous(memory_format=memory_format)
     for module in (layer, fast):
         module.train(not held).to(torch.float64 if double else torch.float32)
-    pairs = zip(_all(layer, x.to(layer.weight.dtype)), _all(fast, x.to(layer.weight.dtype)))
-    assert all(torch.equal(expected, found) for expected, found in pairs)
+    x = x.to(layer.weight.dtype)
+    for expected, found in zip(_all(layer, x), _all(fast, x), strict=True):
+        assert torch.equal(expected, found)
 
 
 def test_without_gradients_and_under_autocast_pytorch_computes() -> None:
