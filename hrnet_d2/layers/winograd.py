@@ -217,8 +217,9 @@ def winograd_weight_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tenso
     cout = grad.shape[1]
     rows, cols = -(-height // TILE), -(-width // TILE)
     inputs, grads = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-    # Where the last tiles reach over the edge they add nothing.
-    grads = F.pad(grads, (0, 0, 0, cols * TILE - width, 0, rows * TILE - height))
+    if height % TILE or width % TILE:
+        # Where the last tiles reach over the edge they add nothing.
+        grads = F.pad(grads, (0, 0, 0, cols * TILE - width, 0, rows * TILE - height))
     output = torch.tensor(_AT, dtype=x.dtype)
     output = torch.kron(output, output).t()  # (36, 16)
     total = x.new_zeros(WINDOW**2, cout, cin)

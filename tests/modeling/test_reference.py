@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, pairwise_iou
 
 from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.checkpoint import Checkpointer, load_file
+from hrnet_d2.layers.cpu_training import use_cpu_layers
 from tests.parity import (
     FEATURE_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -115,6 +116,19 @@ def test_photograph_to_detections(name, tmp_path):
 @pytest.mark.parametrize("name", slow_where(SLOW))
 def test_losses_and_gradients(name, tmp_path):
     case, cfg, model, names = load(name, tmp_path)
+    assert_losses_and_gradients(case, cfg, model, names)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "mask_rcnn_hrnetv2p_w32"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_losses_and_gradients_by_the_kernels_of_training(name, channels_last, tmp_path):
+    case, cfg, model, names = load(name, tmp_path)
+    use_cpu_layers(model)
+    model.backbone.bottom_up.trains_channels_last = channels_last
+    assert_losses_and_gradients(case, cfg, model, names)
+
+
+def assert_losses_and_gradients(case, cfg, model, names):
     expected = dict(case.spec["losses"])
     if "loss_semantic_seg" in expected:
         # 3.3.0 divides by every pixel, the published recipe by those not ignored; the map is
