@@ -18,7 +18,7 @@ SMALLEST_MAPS = 2**17
 
 
 class CPUBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` for large channels-last maps: fast for few channels, exact for many pixels.
+    """``nn.BatchNorm2d`` of large channels-last maps: fast with few channels, exact for many.
 
     The maps are read as maps of an eighth of the pixels with eight times the channels, whose
     statistics combine to those of the channels.  PyTorch adds up all pixels of such maps in a row

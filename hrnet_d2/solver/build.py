@@ -149,7 +149,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
     whole = clip.ENABLED and whole
     fused = solver.FUSED
-    if fused is None:  # a program of its own may scale gradients on a CPU, too
+    if fused is None:  # clipping must see the gradients of another program's scaler unscaled
         fused = not whole and all(p.device.type == "cpu" for p in model.parameters())
     decay = solver.CONV_BIAS_WEIGHT_DECAY
     groups = get_optimizer_params(
