@@ -51,8 +51,8 @@ class CPUBatchNorm2d(nn.BatchNorm2d):
         result, mean, var = _Normalization.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             pixels = x[:, 0].numel()
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (pixels / (pixels - 1)), self.momentum)
+            self.get_buffer("running_mean").lerp_(mean, self.momentum)
+            self.get_buffer("running_var").lerp_(var * (pixels / (pixels - 1)), self.momentum)
         return result
 
 

@@ -132,7 +132,7 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
             if isinstance(child, ROIAlign) and not isinstance(child, FastROIAlign):
                 setattr(module, name, FastROIAlign(child))
         if isinstance(getattr(module, "trains_channels_last", None), bool):
-            module.trains_channels_last = _prefers_channels_last()
+            cast(Any, module).trains_channels_last = _prefers_channels_last()
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CPUBatchNorm2d
         if not has_onednn():
