@@ -197,9 +197,10 @@ DEFAULTS: dict[str, Any] = {
     # rate logs a warning. A batch size of 0 turns the warning off.
     "SOLVER.REFERENCE_BATCH_SIZE": 0,
     "SOLVER.REFERENCE_LR": 0.0,
-    # One kernel for the whole step of SGD, instead of one for each of its operations. Not with
-    # float16 gradients, which would be clipped while still scaled.
-    "SOLVER.FUSED": False,
+    # One kernel for the whole step of the optimizer, instead of one for each of its operations: the
+    # same to float rounding. Not with float16 gradients, which would be clipped while still scaled.
+    # None: on a CPU.
+    "SOLVER.FUSED": None,
     # "float16" (with a gradient scaler) or "bfloat16" (without), for SOLVER.AMP.ENABLED.
     "SOLVER.AMP.DTYPE": "float16",
     # Length of the run in epochs; above 0 it replaces SOLVER.MAX_ITER: SOLVER.STEPS move in

@@ -23,10 +23,14 @@ from .synthetic import calibrate_random_weights, synthetic_input
 __all__ = ["SWITCHES", "run_curves", "run_train", "run_training_memory", "switch_options"]
 
 STAGES = "['stage2', 'stage3', 'stage4']"
-# Keys that a switch sets over the config.  "plain" leaves every layer to PyTorch; the other
-# switches come on top of the default and combine by "+".
+# Keys that a switch sets over the config.  "plain" leaves every layer to PyTorch and steps as
+# Detectron2 does; the other switches come on top of the default and combine by "+".
 SWITCHES = {
-    "plain": ["MODEL.HRNETV2P.FOLD_NORM", "False", "MODEL.CPU_KERNELS", "False"],
+    "plain": [
+        *("MODEL.HRNETV2P.FOLD_NORM", "False"),
+        *("MODEL.CPU_KERNELS", "False"),
+        *("SOLVER.FUSED", "False"),
+    ],
     "default": [],
     "sum": ["MODEL.HRNETV2P.NECK.CONCAT", "False"],
     "channels-last": ["MODEL.CHANNELS_LAST", "True"],

@@ -7,30 +7,23 @@ from detectron2.layers import Conv2d, ROIAlign
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from .applicable import trains_in_float32
+from .batch_norm import CPUBatchNorm2d
 from .onednn import has_onednn, linear
 from .roi_align import FastROIAlign
-from .winograd import is_profitable, transform_weight, winograd_conv3x3
+from .winograd import (
+    is_profitable,
+    transform_weight,
+    winograd_conv3x3,
+    winograd_weight_gradient,
+)
 
 __all__ = ["CPUConv2d", "CPULinear", "use_cpu_layers"]
 
 # Weights below this are multiplied in no time.
 SMALLEST_LINEAR = 2**18
 # Pixels below which Winograd's transform of the weight costs more than the algorithm saves.
-SMALLEST_MAPS = 4000
-
-
-def _trains_here(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether these kernels apply: float32 on the CPU, with gradients, in eager mode."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and weight.dtype == torch.float32
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and x.numel() > 0
-    )
+SMALLEST_MAPS = 2000
 
 
 class _Linear(torch.autograd.Function):
@@ -64,14 +57,14 @@ class CPULinear(nn.Linear):
         Returns:
             (..., out_features).
         """
-        if x.dim() != 2 or not _trains_here(x, self.weight):
+        if x.dim() != 2 or not trains_in_float32(x, self.weight):
             return super().forward(x)
         made: torch.Tensor = _Linear.apply(x, self.weight, self.bias)
         return made
 
 
 class _Conv3x3(torch.autograd.Function):
-    """3x3 convolution; the result and the gradient of the maps by Winograd's algorithm."""
+    """3x3 convolution; the result and its gradients by Winograd's algorithm."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
@@ -87,13 +80,11 @@ class _Conv3x3(torch.autograd.Function):
         if needed[0]:
             turned = weight.flip(2, 3).transpose(0, 1)
             grad_x = winograd_conv3x3(grad, transform_weight(turned, torch.float32), None)
-        others = [None, None]
-        if needed[1] or needed[2]:
-            pair, one = [1, 1], [False, needed[1], needed[2]]
-            others = torch.ops.aten.convolution_backward(
-                grad, x, weight, [len(weight)], pair, pair, pair, False, [0, 0], 1, one
-            )[1:]
-        return grad_x, *others
+        return (
+            grad_x,
+            winograd_weight_gradient(x, grad) if needed[1] else None,
+            grad.sum((0, 2, 3)) if needed[2] else None,
+        )
 
 
 class CPUConv2d(Conv2d):
@@ -107,7 +98,7 @@ class CPUConv2d(Conv2d):
         Returns:
             (N, out_channels, H, W).
         """
-        if x[:, 0].numel() < SMALLEST_MAPS or not _trains_here(x, self.weight):
+        if x[:, 0].numel() < SMALLEST_MAPS or not trains_in_float32(x, self.weight):
             return cast(torch.Tensor, super().forward(x))
         x = _Conv3x3.apply(x, self.weight, self.bias)
         if self.norm is not None:
@@ -115,8 +106,17 @@ class CPUConv2d(Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
+def _prefers_channels_last() -> bool:
+    """Whether oneDNN's gradients of channels-last convolutions are the faster ones.
+
+    With AVX-512 they are, most of all of 18 channels, of which the other layout fills up half of
+    its blocks with zeros; with AVX2 those of many channels take twice the time.
+    """
+    return has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def use_cpu_layers(model: nn.Module) -> nn.Module:
-    """Let a model's large layers and its RoIAlign train by the kernels of this module.
+    """Let a model's large layers and its RoIAlign train by the kernels of this package.
 
     The layers keep their parameters, hooks and names.  In inference, on other devices and in other
     types they compute as before.
@@ -131,6 +131,10 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
         for name, child in list(module.named_children()):
             if isinstance(child, ROIAlign) and not isinstance(child, FastROIAlign):
                 setattr(module, name, FastROIAlign(child))
+        if isinstance(getattr(module, "trains_channels_last", None), bool):
+            cast(Any, module).trains_channels_last = _prefers_channels_last()
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = CPUBatchNorm2d
         if not has_onednn():
             continue
         if type(module) is nn.Linear and module.weight.numel() >= SMALLEST_LINEAR:

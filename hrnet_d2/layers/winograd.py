@@ -10,14 +10,23 @@ The result differs from direct convolution by float rounding: about 1e-5 of the 
 direct sum of 2304 float32 products being itself off by 2e-6.
 """
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hrnet_d2.layers.onednn import has_onednn, linear, pack_linear
 
-__all__ = ["Weight", "is_profitable", "pack_weight", "transform_weight", "winograd_conv3x3"]
+__all__ = [
+    "Weight",
+    "is_profitable",
+    "pack_weight",
+    "transform_weight",
+    "winograd_conv3x3",
+    "winograd_weight_gradient",
+]
 
 # (36, O, I), or each of the 36 laid out for oneDNN.
 Weight: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
@@ -100,6 +109,55 @@ def _input_transform(d: list[torch.Tensor], out: torch.Tensor) -> None:
     out[5].add_(d[1], alpha=4)
 
 
+class _Chunk(NamedTuple):
+    """Some rows of tiles of some images.
+
+    Attributes:
+        images: of the batch.
+        row: of tiles, the first.
+        rows: of tiles.
+    """
+
+    images: slice
+    row: int
+    rows: int
+
+
+def _chunks(n: int, rows: int, cols: int, channels: int) -> Iterator[_Chunk]:
+    """A batch's tiles in chunks of about equal size whose products stay in the cache."""
+    chunk_tiles = max(1, CHUNK_ELEMENTS // channels)
+    images = max(1, min(n, chunk_tiles // (rows * cols)))
+    step = max(1, min(rows, chunk_tiles // cols)) if images == 1 else rows
+    step = -(-rows // -(-rows // step))
+    for image in range(0, n, images):
+        for row in range(0, rows, step):
+            chosen = slice(image, min(image + images, n))
+            yield _Chunk(chosen, row, min(step, rows - row))
+
+
+def _input_tiles(x: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
+    """B^T d B of the windows of a chunk: (N, H, W, C) to (36, tiles, C)."""
+    height, width, channels = x.shape[1:]
+    count, m, cols = chunk.images.stop - chunk.images.start, chunk.rows, -(-width // TILE)
+    top, bottom = chunk.row * TILE - 1, min(height, (chunk.row + m) * TILE + 1)
+    window = x.new_empty(count, m * TILE + 2, cols * TILE + 2, channels)
+    clipped = max(0, top)
+    window[:, clipped - top : bottom - top, 1 : width + 1] = x[chunk.images, clipped:bottom]
+    window[:, : clipped - top].zero_()
+    window[:, bottom - top :].zero_()
+    window[:, :, 0].zero_()
+    window[:, :, width + 1 :].zero_()
+    across = x.new_empty(WINDOW, count, m * TILE + 2, cols, channels)
+    _input_transform(
+        [window[:, :, j : j + TILE * (cols - 1) + 1 : TILE] for j in range(WINDOW)], across
+    )
+    tiled = x.new_empty(WINDOW, WINDOW, count, m, cols, channels)
+    _input_transform(
+        [across[:, :, i : i + TILE * (m - 1) + 1 : TILE] for i in range(WINDOW)], tiled
+    )
+    return tiled.view(WINDOW**2, count * m * cols, channels)
+
+
 def winograd_conv3x3(
     x: torch.Tensor,
     weight: Weight,
@@ -125,45 +183,52 @@ def winograd_conv3x3(
     output = torch.tensor(_AT, dtype=x.dtype)
     output = torch.kron(output, output)  # (16, 36)
 
-    chunk_tiles = max(1, CHUNK_ELEMENTS // max(cin, cout))
-    images = max(1, min(n, chunk_tiles // (rows * cols)))
-    step = max(1, min(rows, chunk_tiles // cols)) if images == 1 else rows
-    for image in range(0, n, images):
-        count = min(images, n - image)
-        for row in range(0, rows, step):
-            m = min(step, rows - row)
-            tiles = count * m * cols
-            top, bottom = row * TILE - 1, min(height, (row + m) * TILE + 1)
-            window = x.new_empty(count, m * TILE + 2, cols * TILE + 2, cin)
-            clipped = max(0, top)
-            window[:, clipped - top : bottom - top, 1 : width + 1] = source[
-                image : image + count, clipped:bottom
-            ]
-            window[:, : clipped - top].zero_()
-            window[:, bottom - top :].zero_()
-            window[:, :, 0].zero_()
-            window[:, :, width + 1 :].zero_()
-            across = x.new_empty(WINDOW, count, m * TILE + 2, cols, cin)
-            _input_transform(
-                [window[:, :, j : j + TILE * (cols - 1) + 1 : TILE] for j in range(WINDOW)], across
-            )
-            tiled = x.new_empty(WINDOW, WINDOW, count, m, cols, cin)
-            _input_transform(
-                [across[:, :, i : i + TILE * (m - 1) + 1 : TILE] for i in range(WINDOW)], tiled
-            )
-            products = _multiply(tiled.view(WINDOW**2, tiles, cin), weight, bias, cout)
-            # A product for each row of tiles: small enough to stay in a core's own cache, and laid
-            # out as the result is.
-            by_row = products.view(WINDOW**2, count * m, cols * cout).transpose(0, 1)
-            y = torch.bmm(output.expand(count * m, -1, -1), by_row)
-            if relu:
-                y.relu_()
-            y = y.view(count, m, TILE, TILE, cols, cout).transpose(3, 4)
-            last = min(height, (row + m) * TILE)
-            target = result[image : image + count, row * TILE : last]
-            if height >= (row + m) * TILE and width == cols * TILE:
-                target.view(count, m, TILE, cols, TILE, cout).copy_(y)
-            else:  # the last tiles reach over the edge
-                y = y.reshape(count, m * TILE, cols * TILE, cout)
-                target.copy_(y[:, : last - row * TILE, :width])
+    for chunk in _chunks(n, rows, cols, max(cin, cout)):
+        row, m, count = chunk.row, chunk.rows, chunk.images.stop - chunk.images.start
+        products = _multiply(_input_tiles(source, chunk), weight, bias, cout)
+        # A product for each row of tiles: small enough to stay in a core's own cache, and laid
+        # out as the result is.
+        by_row = products.view(WINDOW**2, count * m, cols * cout).transpose(0, 1)
+        y = torch.bmm(output.expand(count * m, -1, -1), by_row)
+        if relu:
+            y.relu_()
+        y = y.view(count, m, TILE, TILE, cols, cout).transpose(3, 4)
+        last = min(height, (row + m) * TILE)
+        target = result[chunk.images, row * TILE : last]
+        if height >= (row + m) * TILE and width == cols * TILE:
+            target.view(count, m, TILE, cols, TILE, cout).copy_(y)
+        else:  # the last tiles reach over the edge
+            y = y.reshape(count, m * TILE, cols * TILE, cout)
+            target.copy_(y[:, : last - row * TILE, :width])
     return result.permute(0, 3, 1, 2)
+
+
+def winograd_weight_gradient(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """The gradient of the weight of :func:`winograd_conv3x3`: its sums the other way round.
+
+    Args:
+        x: (N, I, H, W), best in channels-last format.
+        grad: (N, O, H, W), of the result.
+
+    Returns:
+        (O, I, 3, 3).
+    """
+    n, cin, height, width = x.shape
+    cout = grad.shape[1]
+    rows, cols = -(-height // TILE), -(-width // TILE)
+    inputs, grads = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+    if height % TILE or width % TILE:
+        # Where the last tiles reach over the edge they add nothing.
+        grads = F.pad(grads, (0, 0, 0, cols * TILE - width, 0, rows * TILE - height))
+    output = torch.tensor(_AT, dtype=x.dtype)
+    output = torch.kron(output, output).t()  # (36, 16)
+    total = x.new_zeros(WINDOW**2, cout, cin)
+    for chunk in _chunks(n, rows, cols, max(cin, cout)):
+        tiles = _input_tiles(inputs, chunk)
+        part = grads[chunk.images, chunk.row * TILE : (chunk.row + chunk.rows) * TILE]
+        by_place = part.unflatten(1, (-1, TILE)).unflatten(3, (-1, TILE)).permute(2, 4, 0, 1, 3, 5)
+        products = torch.mm(output, by_place.reshape(TILE**2, -1)).view(WINDOW**2, -1, cout)
+        total.baddbmm_(products.transpose(1, 2), tiles)
+    g = torch.tensor(_G, dtype=x.dtype)
+    taps = torch.kron(g, g).t() @ total.view(WINDOW**2, -1)
+    return taps.view(3, 3, cout, cin).permute(2, 3, 0, 1)

@@ -146,6 +146,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             "SOLVER.FUSED True would clip gradients that are still scaled for float16: set it to "
             "False, or SOLVER.AMP.DTYPE to bfloat16"
         )
+    whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
+    whole = clip.ENABLED and whole
+    fused = solver.FUSED
+    if fused is None:  # clipping must see the gradients of another program's scaler unscaled
+        fused = not whole and all(p.device.type == "cpu" for p in model.parameters())
     decay = solver.CONV_BIAS_WEIGHT_DECAY
     groups = get_optimizer_params(
         model,
@@ -168,9 +173,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         **own,
-        # As Detectron2 does: a few kernels for all parameters.
-        foreach=not solver.FUSED,
-        fused=solver.FUSED,
+        # Else, as Detectron2 does, a few kernels for all parameters.
+        foreach=not fused,
+        fused=fused,
     )
     for i, group in enumerate(optimizer.param_groups):
         logging.getLogger(__name__).info(
@@ -178,7 +183,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             *(i, len(group["params"]), group["lr"], group["weight_decay"]),
             extra={"file_only": True},  # see hrnet_d2.engine.console
         )
-    whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
-    if clip.ENABLED and whole:
+    if whole:
         return clip_full_model_gradient(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
     return maybe_add_gradient_clipping(cfg, optimizer)

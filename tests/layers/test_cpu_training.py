@@ -10,6 +10,7 @@ from torch import nn
 from hrnet_d2.layers.cpu_training import CPUConv2d, CPULinear, use_cpu_layers
 from hrnet_d2.layers.onednn import has_onednn
 from hrnet_d2.layers.roi_align import FastROIAlign
+from hrnet_d2.modeling import HRNet
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="PyTorch without oneDNN")
 
@@ -93,6 +94,13 @@ def test_other_types_and_inference_compute_as_before() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), fast(x))
     assert torch.equal(layer.double()(x.double()), fast.double()(x.double()))
+
+
+@needs_onednn
+@pytest.mark.parametrize("isa", ["DEFAULT", "AVX2", "AVX512"])
+def test_the_memory_format_of_the_backbone_follows_the_processor(isa, monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: isa)
+    assert use_cpu_layers(HRNet(4)).trains_channels_last is (isa == "AVX512")
 
 
 @needs_onednn

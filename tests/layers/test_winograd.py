@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrnet_d2.layers import winograd
-from hrnet_d2.layers.winograd import is_profitable, transform_weight, winograd_conv3x3
+from hrnet_d2.layers.winograd import (
+    is_profitable,
+    transform_weight,
+    winograd_conv3x3,
+    winograd_weight_gradient,
+)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (4, 4), (5, 9), (14, 14), (33, 20)])
@@ -32,6 +37,25 @@ def test_exact_in_double_precision():
     weight = torch.randn(8, 8, 3, 3, generator=generator, dtype=torch.float64)
     made = winograd_conv3x3(x, transform_weight(weight), None)
     torch.testing.assert_close(made, F.conv2d(x, weight, padding=1), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (4, 4), (5, 9), (33, 20)])
+@pytest.mark.parametrize("chunk", [100, 80_000])
+def test_weight_gradient_is_exact_in_double_precision(size, chunk, monkeypatch):
+    monkeypatch.setattr(winograd, "CHUNK_ELEMENTS", chunk)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 6, *size, generator=generator, dtype=torch.float64)
+    grad = torch.randn(3, 5, *size, generator=generator, dtype=torch.float64)
+    weight = torch.zeros(5, 6, 3, 3, dtype=torch.float64, requires_grad=True)
+    F.conv2d(x, weight, padding=1).backward(grad)
+    made = winograd_weight_gradient(x, grad)
+    torch.testing.assert_close(made, weight.grad, rtol=0, atol=1e-11)
+
+
+def test_chunks_are_of_equal_size(monkeypatch):
+    monkeypatch.setattr(winograd, "CHUNK_ELEMENTS", 15 * 20 * 256)
+    sizes = [chunk.rows for chunk in winograd._chunks(2, 16, 20, 256)]
+    assert sizes == [8, 8, 8, 8]
 
 
 def test_only_for_what_it_computes():

@@ -3,6 +3,7 @@
 FCOS's are in ``test_fcos.py``.
 """
 
+import copy
 import functools
 import re
 
@@ -14,6 +15,7 @@ from detectron2.structures import Boxes, pairwise_iou
 
 from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.checkpoint import Checkpointer, load_file
+from hrnet_d2.layers.cpu_training import use_cpu_layers
 from tests.parity import (
     FEATURE_TOLERANCE,
     GRADIENT_TOLERANCE,
@@ -121,6 +123,20 @@ def test_photograph_to_detections(name, load):
 @pytest.mark.parametrize("name", slow_where(SLOW))
 def test_losses_and_gradients(name, load):
     case, cfg, _, model, names = load(name)
+    assert_losses_and_gradients(case, cfg, model, names)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_hrnetv2p_w18", "mask_rcnn_hrnetv2p_w32"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_losses_and_gradients_by_the_kernels_of_training(name, channels_last, load):
+    case, cfg, _, model, names = load(name)
+    model = use_cpu_layers(copy.deepcopy(model))
+    model.zero_grad()  # of an earlier test
+    model.backbone.bottom_up.trains_channels_last = channels_last
+    assert_losses_and_gradients(case, cfg, model, names)
+
+
+def assert_losses_and_gradients(case, cfg, model, names):
     expected = dict(case.spec["losses"])
     if "loss_semantic_seg" in expected:
         # 3.3.0 divides by every pixel, the published recipe by those not ignored; the map is

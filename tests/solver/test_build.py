@@ -288,6 +288,16 @@ def test_fused_steps_are_the_same():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("value", [None, True, False])
+def test_a_cpu_steps_fused_unless_told_otherwise_or_clipping_all(kind, value):
+    optimizer = build_optimizer(small_cfg(OPTIMIZER=kind, FUSED=value), Small())
+    assert {group["fused"] for group in optimizer.param_groups} == {value is not False}
+    assert {group["foreach"] for group in optimizer.param_groups} == {value is False}
+    clipping = build_optimizer(small_cfg(**FULL, FUSED=value), Small())
+    assert {group["fused"] for group in clipping.param_groups} == {bool(value)}
+
+
 @pytest.mark.parametrize("name", [*LEAVES, *QUICK_START])
 def test_stock_detectron2_builds_an_optimizer_from_every_config(name):
     """As DefaultTrainer, plain_train_net.py and benchmark.py do."""

@@ -231,6 +231,8 @@ class HRNet(Backbone):
     """
 
     folding: NormFolding | None = None
+    # Whether it trains on channels-last maps, see hrnet_d2.layers.cpu_training.
+    trains_channels_last = False
 
     @configurable
     def __init__(
@@ -411,6 +413,8 @@ class HRNet(Backbone):
         check_input_size(x)
         if self.training and self.norm_eval == "auto" and self.auto_norm_eval.measuring is None:
             self.auto_norm_eval.choose(self)
+        if self.training and self.trains_channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         # A context variable is nothing that torch.compile can trace, and it fuses by itself.
         if self.folding is None or torch.compiler.is_compiling():
             return self._forward(x)

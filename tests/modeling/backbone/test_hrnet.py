@@ -113,6 +113,27 @@ def test_freeze_at_stops_the_stages_below(freeze_at):
 
 
 @pytest.mark.parametrize("norm_eval", [True, False])
+def test_training_on_channels_last_maps_is_the_same(norm_eval):
+    torch.manual_seed(0)
+    plain = HRNet(4, norm_eval=norm_eval).double().train()
+    other = copy.deepcopy(plain)
+    other.trains_channels_last = True
+    x = torch.randn(2, 3, 64, 96, dtype=torch.double)
+    features = []
+    for net in (plain, other):
+        features.append(net(x))
+        sum(f.square().mean() for f in features[-1].values()).backward()
+    for name, feature in features[1].items():
+        assert feature.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(feature, features[0][name])
+    for (name, a), b in zip(plain.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-9, msg=name)
+        assert b.is_contiguous() and b.grad.is_contiguous()
+    with torch.no_grad():
+        assert all(f.is_contiguous() for f in other.eval()(x).values())
+
+
+@pytest.mark.parametrize("norm_eval", [True, False])
 def test_activation_checkpointing_changes_nothing(norm_eval):
     torch.manual_seed(0)
     plain = HRNet(4, norm_eval=norm_eval).train()
