@@ -1,4 +1,5 @@
-"""The figures of docs/predict.md for folders and for ten million images were measured."""
+"""The figures of docs/predict.md for folders and for ten million images, and those of docs/train.md,
+were measured."""
 
 import json
 import re
@@ -84,3 +85,17 @@ def test_what_is_read_and_written():
         rate = size / (rows("ray_cpu")[0]["driver_cpu_ms_per_image"] / 1e3) / 1e6
         word = {"reading": "are read", "writing": "written"}[start]
         assert f"{rate:.1f} MB/s {word}" in " ".join(section().split())
+
+
+def test_training_on_a_cpu():
+    found = {row["switch"]: row for row in rows("training_avx512_cpu")}
+    default, bf16 = found["default"], found["bf16"]
+    text = " ".join((ROOT / "docs" / "train.md").read_text().split())
+    assert f"800×1333 pixels {default['speedup']:.2f} times as fast" in text
+    ratio = default["median_ms"] / bf16["median_ms"]
+    assert f"{bf16['speedup']:.2f} times in bfloat16, which is {ratio:.2f} times float32" in text
+    shares = dict(bf16["operators"])
+    gradients, results = (
+        100 * shares[f"aten::{name}"] for name in ("convolution_backward", "mkldnn_convolution")
+    )
+    assert f"{gradients:.0f} % of the time is their gradients and {results:.0f} % their" in text

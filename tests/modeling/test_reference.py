@@ -131,7 +131,6 @@ def test_losses_and_gradients(name, load):
 def test_losses_and_gradients_by_the_kernels_of_training(name, channels_last, load):
     case, cfg, _, model, names = load(name)
     model = use_cpu_layers(copy.deepcopy(model))
-    model.zero_grad()  # of an earlier test
     model.backbone.bottom_up.trains_channels_last = channels_last
     assert_losses_and_gradients(case, cfg, model, names)
 
