@@ -1,5 +1,4 @@
-"""The figures of docs/predict.md for folders and for ten million images, and those of docs/train.md,
-were measured."""
+"""The figures in docs/predict.md and docs/train.md are measured ones."""
 
 import json
 import re
