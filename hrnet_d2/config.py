@@ -199,7 +199,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.REFERENCE_LR": 0.0,
     # One kernel for the whole step of the optimizer, instead of one for each of its operations: the
     # same to float rounding. Not with float16 gradients, which would be clipped while still scaled.
-    # None: on a CPU.
+    # None: on a CPU, unless SOLVER.CLIP_GRADIENTS is enabled.
     "SOLVER.FUSED": None,
     # "float16" (with a gradient scaler) or "bfloat16" (without), for SOLVER.AMP.ENABLED.
     "SOLVER.AMP.DTYPE": "float16",

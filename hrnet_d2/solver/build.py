@@ -8,7 +8,7 @@ the biases of convolutions and linear layers, but not of normalization layers.
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -123,6 +123,11 @@ def clip_full_model_gradient(
     return optimizer
 
 
+def on_cpu(groups: Iterable[dict[str, Any]]) -> bool:
+    """Whether all parameters of the groups are on a CPU, where a fused step is the fastest."""
+    return all(p.device.type == "cpu" for group in groups for p in group["params"])
+
+
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW from ``cfg.SOLVER``, by Detectron2's keys and this package's.
 
@@ -146,11 +151,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             "SOLVER.FUSED True would clip gradients that are still scaled for float16: set it to "
             "False, or SOLVER.AMP.DTYPE to bfloat16"
         )
-    whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
-    whole = clip.ENABLED and whole
-    fused = solver.FUSED
-    if fused is None:  # clipping must see the gradients of another program's scaler unscaled
-        fused = not whole and all(p.device.type == "cpu" for p in model.parameters())
     decay = solver.CONV_BIAS_WEIGHT_DECAY
     groups = get_optimizer_params(
         model,
@@ -164,6 +164,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         conv_bias_weight_decay=decay if decay >= 0 else None,
         layer_factor=layer_factors(model, solver.LAYER_DECAY) if solver.LAYER_DECAY < 1 else None,
     )
+    fused = solver.FUSED
+    if fused is None:  # clipping must see the gradients of another program's scaler unscaled
+        fused = not clip.ENABLED and on_cpu(groups)
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
     own: dict[str, Any] = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     if solver.OPTIMIZER == "AdamW":
@@ -183,6 +186,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             *(i, len(group["params"]), group["lr"], group["weight_decay"]),
             extra={"file_only": True},  # see hrnet_d2.engine.console
         )
-    if whole:
+    whole = clip.CLIP_TYPE == "full_model" or (clip.CLIP_TYPE == "norm" and clip.FULL_MODEL)
+    if clip.ENABLED and whole:
         return clip_full_model_gradient(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
     return maybe_add_gradient_clipping(cfg, optimizer)

@@ -1,12 +1,33 @@
-"""SGD with the gradient clipping of MMDetection's FCOS recipe, for LazyConfigs."""
+"""The optimizers that ``build_optimizer`` makes of the recipes' YAML, for LazyConfigs.
+
+A LazyConfig's optimizer is one call with ``params``, which Detectron2's
+``lazyconfig_train_net.py`` completes with the model.
+"""
 
 from typing import Any
 
 import torch
 
-from .build import clip_full_model_gradient
+from .build import clip_full_model_gradient, on_cpu
 
-__all__ = ["clipped_sgd"]
+__all__ = ["clipped_sgd", "sgd"]
+
+
+def sgd(params: Any, *, fused: bool | None = None, **kwargs: Any) -> torch.optim.SGD:
+    """``torch.optim.SGD`` whose step is one kernel on a CPU, and a few elsewhere.
+
+    Args:
+        params: parameter groups.
+        fused: one kernel; None: on a CPU. From YAML the same comes from ``SOLVER.FUSED``.
+        kwargs: of ``torch.optim.SGD``.
+
+    Raises:
+        ValueError: if ``torch.optim.SGD`` refuses an argument.
+    """
+    groups = list(params)
+    if fused is None:
+        fused = on_cpu(groups)
+    return torch.optim.SGD(groups, foreach=not fused, fused=fused, **kwargs)
 
 
 def clipped_sgd(
@@ -14,9 +35,7 @@ def clipped_sgd(
 ) -> torch.optim.SGD:
     """``torch.optim.SGD`` that clips the norm of the whole gradient before each step.
 
-    A LazyConfig's optimizer is one call with ``params``, which Detectron2's
-    ``lazyconfig_train_net.py`` completes with the model: this is that call for models whose
-    gradient is clipped. From YAML the same comes from ``SOLVER.CLIP_GRADIENTS``.
+    From YAML the same comes from ``SOLVER.CLIP_GRADIENTS``.
 
     Args:
         params: parameters or parameter groups, as ``torch.optim.SGD`` takes them.

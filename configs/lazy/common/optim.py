@@ -1,10 +1,9 @@
 from detectron2.config import LazyCall as L
-from torch.optim import SGD
 
-from hrnet_d2.solver import clipped_sgd, get_optimizer_params
+from hrnet_d2.solver import clipped_sgd, get_optimizer_params, sgd
 
 # 8 GPUs, 2 images each. params.model is set to the model before this is instantiated.
-two_stage = L(SGD)(
+two_stage = L(sgd)(
     params=L(get_optimizer_params)(
         base_lr="${..lr}",
         weight_decay="${..weight_decay}",
@@ -13,7 +12,6 @@ two_stage = L(SGD)(
     lr=0.02,
     momentum=0.9,
     weight_decay=1e-4,
-    foreach=True,
 )
 
 # 4 GPUs, 4 images each.
