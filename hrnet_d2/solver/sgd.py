@@ -17,7 +17,7 @@ def sgd(params: Any, *, fused: bool | None = None, **kwargs: Any) -> torch.optim
     """``torch.optim.SGD`` whose step is one kernel on a CPU, and a few elsewhere.
 
     Args:
-        params: parameter groups.
+        params: parameters or parameter groups, as ``torch.optim.SGD`` takes them.
         fused: one kernel; None: on a CPU. From YAML the same comes from ``SOLVER.FUSED``.
         kwargs: of ``torch.optim.SGD``.
 
@@ -25,6 +25,8 @@ def sgd(params: Any, *, fused: bool | None = None, **kwargs: Any) -> torch.optim
         ValueError: if ``torch.optim.SGD`` refuses an argument.
     """
     groups = list(params)
+    if groups and isinstance(groups[0], torch.Tensor):
+        groups = [{"params": groups}]
     if fused is None:
         fused = on_cpu(groups)
     return torch.optim.SGD(groups, foreach=not fused, fused=fused, **kwargs)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2 import add_hrnet_config, model_zoo
 from hrnet_d2.engine.setup import argument_parser, setup
+from hrnet_d2.solver import sgd
 from hrnet_d2.solver.build import (
     build_optimizer,
     clip_full_model_gradient,
@@ -296,6 +297,21 @@ def test_a_cpu_steps_fused_unless_told_otherwise_or_clipping_all(kind, value):
     assert {group["foreach"] for group in optimizer.param_groups} == {value is False}
     clipping = build_optimizer(small_cfg(**FULL, FUSED=value), Small())
     assert {group["fused"] for group in clipping.param_groups} == {bool(value)}
+
+
+@pytest.mark.parametrize("kind", ["norm", "value"])
+def test_a_cpu_does_not_step_fused_where_parameters_are_clipped(kind):
+    clip = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": kind}
+    assert not any(g["fused"] for g in build_optimizer(small_cfg(**clip), Small()).param_groups)
+
+
+@pytest.mark.parametrize("value", [None, True, False])
+def test_sgd_of_parameters_and_of_groups(value):
+    model = Small()
+    for params in (model.parameters(), [{"params": list(model.parameters()), "lr": 0.2}]):
+        (group,) = sgd(params, lr=0.1, fused=value).param_groups
+        assert group["fused"] is (value is not False) and group["foreach"] is (value is False)
+        assert len(group["params"]) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("name", [*LEAVES, *QUICK_START])
