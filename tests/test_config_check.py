@@ -3,8 +3,9 @@
 import pytest
 
 from hrnet_d2 import model_zoo
-from hrnet_d2.config_check import RULES, check_config
+from hrnet_d2.config_check import check_config
 from hrnet_d2.config_file import ConfigError
+from hrnet_d2.config_rules import RULES
 
 FASTER = "faster_rcnn_hrnetv2p_w18_1x_coco"
 CASCADE = "cascade_rcnn_hrnetv2p_w18_20e_coco"

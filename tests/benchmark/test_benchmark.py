@@ -246,7 +246,7 @@ def test_table_of_a_report():
     result["paths"] = {"plain": path, "optimized": {**path, "median_ms": 1600.0}}
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX2", "torch": "2.11.0+cpu"}
     report = {"task": "inference", "results": [result], "environment": where}
-    table = tool.inference_table([{"task": "analyze"}, report])
+    table = _tool("cpu_tables").inference_table([{"task": "analyze"}, report])
     assert "| `b`      | AVX2        | 800x1200 | 4.00       | 1.60           | 2.50x" in table
     assert "A CPU, 2 threads (AVX2), torch 2.11.0" in table
     with pytest.raises(ValueError, match="speed-table"):
@@ -254,7 +254,7 @@ def test_table_of_a_report():
 
 
 def test_tables_of_runtimes_and_start():
-    tool = _tool("build_speed_table")
+    tool = _tool("cpu_tables")
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
     paths = {"plain": {"median_ms": 900.0, "speedup": 1.0, "ready_s": 0.5}}
     paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0, "ready_s": 40.0}
@@ -269,7 +269,7 @@ def test_tables_of_runtimes_and_start():
 
 
 def test_tables_of_prediction_and_tiles():
-    tool = _tool("build_speed_table")
+    tool = _tool("cpu_tables")
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
     row = {"config": "a/b.yaml", "images": 1000, "size": [128, 96], "streams": 2}
     row |= {"images_per_second": 20.04, "cpu_ms_per_image": 61.7, "network_share": 0.931}
@@ -299,7 +299,7 @@ def test_tables_of_prediction_and_tiles():
 
 
 def test_table_of_operators():
-    tool = _tool("build_speed_table")
+    tool = _tool("cpu_tables")
     where = {"processor": "A CPU", "threads": 2, "instructions": "AVX512", "torch": "2.11.0+cpu"}
     result = {"config": "a/b.yaml", "switch": "bf16", "size": [800, 1333], "batch": 2}
     result |= {"speedup": 1.0, "peak_memory_bytes": 2**30}
