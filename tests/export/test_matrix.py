@@ -19,7 +19,7 @@ def matrix():
     return load_tool("build_export_matrix")
 
 
-@pytest.mark.parametrize("name", ["build_export_matrix", "check_backends"])
+@pytest.mark.parametrize("name", ["build_export_matrix", "check_backends", "check_export_ap"])
 def test_the_page_holds_the_table_of_the_results(name):
     tool = load_tool(name)
     rows = json.loads(tool.RESULT.read_text("utf-8"))["rows"]
