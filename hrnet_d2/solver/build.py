@@ -21,6 +21,7 @@ from detectron2.solver.build import (
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from .fused import prepare_fused
 from .layer_decay import layer_factors
 
 __all__ = ["build_optimizer", "clip_full_model_gradient", "get_optimizer_params"]
@@ -180,6 +181,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         foreach=not fused,
         fused=fused,
     )
+    prepare_fused(optimizer)
     for i, group in enumerate(optimizer.param_groups):
         logging.getLogger(__name__).info(
             "optimizer group %d: %d parameters, rate %g, decay %g",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .build import clip_full_model_gradient, on_cpu
+from .fused import prepare_fused
 
 __all__ = ["clipped_sgd", "sgd"]
 
@@ -18,18 +19,20 @@ def sgd(params: Any, *, fused: bool | None = None, **kwargs: Any) -> torch.optim
 
     Args:
         params: parameters or parameter groups, as ``torch.optim.SGD`` takes them.
-        fused: one kernel; None: on a CPU. From YAML the same comes from ``SOLVER.FUSED``.
+        fused: one kernel; None: on a CPU, without dampening. From YAML the same comes from
+            ``SOLVER.FUSED``.
         kwargs: of ``torch.optim.SGD``.
 
     Raises:
         ValueError: if ``torch.optim.SGD`` refuses an argument.
     """
-    groups = list(params)
-    if groups and isinstance(groups[0], torch.Tensor):
-        groups = [{"params": groups}]
+    # The base class lists what may be iterators, which could be looked at only once.
+    groups = torch.optim.Optimizer(params, {}).param_groups
     if fused is None:
-        fused = on_cpu(groups)
-    return torch.optim.SGD(groups, foreach=not fused, fused=fused, **kwargs)
+        fused = on_cpu(groups) and not kwargs.get("dampening")
+    optimizer = torch.optim.SGD(groups, foreach=not fused, fused=fused, **kwargs)
+    prepare_fused(optimizer)
+    return optimizer
 
 
 def clipped_sgd(

@@ -314,6 +314,65 @@ def test_sgd_of_parameters_and_of_groups(value):
         assert len(group["params"]) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("of_model", [nn.Module.parameters, nn.Module.named_parameters])
+def test_sgd_of_iterators_names_and_numbers(of_model):
+    model = nn.Linear(2, 2)
+    (group,) = sgd([{"params": of_model(model)}], lr=0.1).param_groups
+    assert len(group["params"]) == 2 and group["fused"]
+    assert ("param_names" in group) == (of_model is nn.Module.named_parameters)
+    assert len(sgd(of_model(model), lr=0.1).param_groups[0]["params"]) == 2
+    scale = nn.Parameter(torch.tensor(1.0))
+    assert sgd([{"params": scale}], lr=0.1).param_groups[0]["params"] == [scale]
+    assert not sgd(of_model(model), lr=0.1, dampening=0.5, momentum=0.9).param_groups[0]["fused"]
+
+
+def steps_of_two(optimizer, layers, first):
+    """Gradients for ``first`` in the first step and for both layers in the others."""
+    torch.manual_seed(0)
+    for step in range(3):
+        for layer in layers:
+            if layer is first or step:
+                layer.weight.grad = torch.randn(layer.weight.shape)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "sgd"])
+def test_a_parameter_that_begins_to_learn_later(kind):
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        layers = nn.ModuleList(nn.Conv2d(2, 3, 3, bias=False) for _ in range(2))
+        if kind == "sgd":
+            optimizer = sgd(layers.parameters(), lr=0.1, momentum=0.9, fused=fused)
+        else:
+            optimizer = build_optimizer(small_cfg(OPTIMIZER=kind, FUSED=fused), layers)
+        steps_of_two(optimizer, layers, layers[0])
+        results.append([layer.weight.detach() for layer in layers])
+    for fused_weight, weight in zip(*results, strict=True):
+        torch.testing.assert_close(fused_weight, weight)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_state_saved_in_another_memory_format(kind):
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Conv2d(4, 3, 3, bias=False)
+        cfg = small_cfg(OPTIMIZER=kind, FUSED=fused)
+        optimizer = build_optimizer(cfg, model)
+        steps_of_two(optimizer, [model], model)
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        resumed = build_optimizer(cfg, last)
+        resumed.load_state_dict(optimizer.state_dict())
+        grad = torch.randn(model.weight.shape)
+        last.weight.grad = grad.contiguous(memory_format=torch.channels_last)
+        resumed.step()
+        assert last.weight.is_contiguous(memory_format=torch.channels_last)
+        results.append(last.weight.detach())
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("name", [*LEAVES, *QUICK_START])
 def test_stock_detectron2_builds_an_optimizer_from_every_config(name):
     """As DefaultTrainer, plain_train_net.py and benchmark.py do."""
