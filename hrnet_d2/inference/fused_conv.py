@@ -5,15 +5,20 @@ from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d
 from torch import nn
 
 from hrnet_d2.layers import winograd
+from hrnet_d2.layers.cpu_training import CPUConv2d
 from hrnet_d2.layers.norm_folding import can_fold, scale_and_offset
 from hrnet_d2.layers.onednn import computes_bfloat16, has_onednn
 
 from .packed_weight import PackedWeight
 
 Pair: TypeAlias = tuple[int, int]
+
+# A subclass with a forward pass of its own may do something else with its weights.
+_FORWARDS = (nn.Conv2d.forward, Conv2d.forward, CPUConv2d.forward)
 
 __all__ = ["FusedConv2d", "can_fuse", "fuse_conv"]
 
@@ -149,6 +154,7 @@ class FusedConv2d(nn.Conv2d):
         if (
             x.device.type != "cpu"
             or torch.is_grad_enabled()
+            or x.dim() != 4
             or x.numel() == 0
             or torch.compiler.is_compiling()
             or torch.jit.is_tracing()
@@ -218,7 +224,8 @@ def can_fuse(conv: nn.Module) -> bool:
     activation = getattr(conv, "activation", None)
     return (
         isinstance(conv, nn.Conv2d)
-        and not isinstance(conv, FusedConv2d)
+        and type(conv).forward in _FORWARDS
+        and type(conv)._conv_forward is nn.Conv2d._conv_forward
         and not isinstance(conv.padding, str)
         and can_fold(getattr(conv, "norm", None))
         and (activation is None or _is_relu(activation))
@@ -226,7 +233,7 @@ def can_fuse(conv: nn.Module) -> bool:
 
 
 def _is_relu(activation: Any) -> bool:
-    return activation in (F.relu, F.relu_, torch.relu) or isinstance(activation, nn.ReLU)
+    return activation in (F.relu, F.relu_, torch.relu) or type(activation) is nn.ReLU
 
 
 def fuse_conv(conv: nn.Conv2d, **kwargs: Any) -> FusedConv2d:

@@ -30,15 +30,20 @@ PIECE_BYTES = 30 * 2**20
 def can_rewrite(module: HRNet | HRFPN) -> bool:
     """Whether a backbone or neck has a fast form: its normalization layers must fold.
 
-    Of a neck only its own layers count, not its backbone's.
+    Of a neck only its own layers count, not its backbone's.  Subclasses that compute something else
+    have none.
     """
+    kind = HRFPN if isinstance(module, HRFPN) else HRNet
+    methods = ("forward", "_mix" if kind is HRFPN else "_forward")
+    if any(getattr(type(module), name) is not getattr(kind, name) for name in methods):
+        return False
     if isinstance(module, HRFPN):
         names = [name[1:] for name in module._out_features]
         convs = [getattr(module, f"fpn_output{name}") for name in names]
         return all(can_fuse(conv) for conv in [module.reduction_conv, *convs])
-    plain = (nn.Conv2d, nn.ReLU, nn.Upsample)
     leaves = [m for m in module.modules() if next(m.children(), None) is None]
-    return all(isinstance(m, plain) or can_fold(m) for m in leaves if not _is_list(m))
+    plain = (nn.ReLU, nn.Upsample)
+    return all(type(m) in plain or can_fuse(m) or can_fold(m) for m in leaves if not _is_list(m))
 
 
 def _is_list(module: nn.Module) -> bool:

@@ -73,7 +73,7 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
         new = fuse_conv(cast(nn.Conv2d, module))
     elif is_large(module):
         new = FusedLinear(cast(nn.Linear, module))
-    elif isinstance(module, ROIAlign) and not isinstance(module, FastROIAlign):
+    elif type(module) is ROIAlign:
         new = FastROIAlign(module)
     else:
         for name, child in list(module.named_children()):
@@ -104,8 +104,8 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
         conv, layer = sequence._modules[before], sequence._modules[name]
         if not isinstance(conv, FusedConv2d) or conv.relu:
             continue
-        if isinstance(layer, nn.ReLU):
-            conv.relu = True
+        if type(layer) is nn.ReLU:
+            conv = FusedConv2d(conv, relu=True)  # others may have this one without the ReLU
         elif layer is not None and not isinstance(layer, nn.Conv2d) and can_fold(layer):
             folded = FusedConv2d(conv, layer)
             sequence._modules[before] = nn.Identity()

@@ -98,7 +98,7 @@ class CPUConv2d(Conv2d):
         Returns:
             (N, out_channels, H, W).
         """
-        if x[:, 0].numel() < SMALLEST_MAPS or not trains_in_float32(x, self.weight):
+        if x.dim() != 4 or x[:, 0].numel() < SMALLEST_MAPS or not trains_in_float32(x, self.weight):
             return cast(torch.Tensor, super().forward(x))
         x = _Conv3x3.apply(x, self.weight, self.bias)
         if self.norm is not None:
@@ -129,7 +129,7 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, ROIAlign) and not isinstance(child, FastROIAlign):
+            if type(child) is ROIAlign:
                 setattr(module, name, FastROIAlign(child))
         if isinstance(getattr(module, "trains_channels_last", None), bool):
             cast(Any, module).trains_channels_last = _prefers_channels_last()

@@ -10,8 +10,11 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .batch_norm import CPUBatchNorm2d
 
 __all__ = ["NormFolding", "Vectors", "can_fold", "conv_norm", "scale_and_offset"]
 
@@ -21,12 +24,25 @@ Vectors: TypeAlias = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
 # that a block called on its own, later or in another thread, cannot meet those of another pass.
 _PASS: ContextVar[Vectors | None] = ContextVar("hrnet_d2_norm_folding", default=None)
 
+# A subclass with a forward pass of its own may do more, such as an activation.
+_FORWARDS = (
+    _BatchNorm.forward,
+    nn.SyncBatchNorm.forward,
+    NaiveSyncBatchNorm.forward,
+    CPUBatchNorm2d.forward,
+    FrozenBatchNorm2d.forward,
+)
+
 
 def can_fold(norm: nn.Module | None) -> bool:
     """Whether a layer in eval mode is one factor and one offset for each channel."""
+    if norm is None:
+        return True
+    if type(norm).forward not in _FORWARDS:
+        return False
     if isinstance(norm, _BatchNorm):
         return norm.track_running_stats and norm.running_mean is not None
-    return norm is None or isinstance(norm, FrozenBatchNorm2d)
+    return isinstance(norm, FrozenBatchNorm2d)
 
 
 def scale_and_offset(
@@ -140,6 +156,6 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tensor
 
 def _holds_statistics(norm: nn.Module) -> bool:
     """Whether a layer folds in training as well: it has statistics and does not renew them."""
-    if isinstance(norm, FrozenBatchNorm2d):
-        return True
-    return isinstance(norm, _BatchNorm) and not norm.training and norm.affine and can_fold(norm)
+    if isinstance(norm, _BatchNorm):
+        return not norm.training and norm.affine and can_fold(norm)
+    return isinstance(norm, FrozenBatchNorm2d) and can_fold(norm)

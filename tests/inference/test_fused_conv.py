@@ -44,6 +44,7 @@ def test_norm_sum_and_relu(kind, cin, cout, kernel, stride, groups, bias, relu):
     tolerance = {"rtol": 0, "atol": 3e-5}
     torch.testing.assert_close(fused(x), act(plain), **tolerance)
     torch.testing.assert_close(fused(x, other.clone()), act(plain + other), **tolerance)
+    torch.testing.assert_close(fused(x[0]), act(plain[0]), **tolerance)  # without a batch
     empty = x[:0]
     assert fused(empty).shape == (0, *plain.shape[1:])
     with torch.enable_grad():

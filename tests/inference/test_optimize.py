@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.layers import Conv2d, ROIAlign
 from detectron2.modeling import build_model
 from torch import nn
 from torch._dynamo.utils import counters
@@ -439,6 +440,86 @@ def _with_rpn_levels(cfg):
     cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
     cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 2
     return cfg
+
+
+class _Standardized(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class _Padded(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(nn.functional.pad(x, (1, 1, 1, 1), value=1.0), weight, bias)
+
+
+class _NormAndActivation(nn.BatchNorm2d):
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.1)
+
+
+class _Squared(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+class _Doubled(ROIAlign):
+    def forward(self, x, rois=None):
+        return 2 * super().forward(x, torch.tensor([[0.0, 1, 2, 9, 8]]))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [_Standardized(3, 4, 3), nn.ReLU()],
+        [_Padded(3, 4, 3)],
+        [nn.Conv2d(3, 4, 3), _NormAndActivation(4)],
+        [Conv2d(3, 4, 3, norm=_NormAndActivation(4))],
+        [nn.Conv2d(3, 4, 3), _Squared()],
+        [Conv2d(3, 4, 3, activation=_Squared())],
+        [nn.Conv2d(3, 4, 3), _Doubled(3, 1.0, 0)],
+    ],
+    ids=lambda layers: "+".join(type(layer).__name__ for layer in layers),
+)
+def test_layers_with_a_forward_pass_of_their_own_keep_it(layers):
+    model = nn.Sequential(*layers).eval()
+    x = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(optimize(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_of_two_sequences():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            conv = nn.Conv2d(3, 4, 3)
+            self.activated, self.plain = nn.Sequential(conv, nn.ReLU()), nn.Sequential(conv)
+
+        def forward(self, x):
+            return self.activated(x), self.plain(x)
+
+    model = Two().eval()
+    x = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(optimize(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_backbone_with_a_forward_pass_of_its_own_keeps_it():
+    class Halved(hrnet_d2.modeling.HRNet):
+        def forward(self, x):
+            return {name: level / 2 for name, level in super().forward(x).items()}
+
+    model = nn.Module()
+    model.backbone = Halved(4).eval()
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):  # activations stay finite
+            nn.init.constant_(m.weight, 0.3)
+    fast = optimize(model)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        plain, made = model.backbone(x), fast.backbone(x)
+    for level in plain:
+        torch.testing.assert_close(made[level], plain[level], rtol=1e-4, atol=1e-5)
 
 
 def test_group_norm_backbone_keeps_its_norms():

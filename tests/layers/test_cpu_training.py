@@ -63,6 +63,23 @@ def test_convolution(shape: tuple[int, int, int], frozen: bool) -> None:
     _compare(layer, fast, torch.randn(n, 128, height, width), 5e-5)
 
 
+@needs_onednn
+def test_an_image_without_a_batch():
+    layer = Conv2d(128, 96, 3, padding=1)
+    fast = use_cpu_layers(copy.deepcopy(layer))
+    x = torch.randn(128, 48, 45)
+    torch.testing.assert_close(fast(x), layer(x))
+
+
+def test_a_pooler_of_ones_own_stays():
+    class Own(ROIAlign):
+        def forward(self, x: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x, rois)
+
+    model = nn.Sequential(Own(7, 0.25, 0, True))
+    assert type(use_cpu_layers(model)[0]) is Own
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 def test_roi_align(aligned: bool) -> None:
     torch.manual_seed(0)

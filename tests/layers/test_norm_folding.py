@@ -127,6 +127,26 @@ def test_what_folds():
     assert not can_fold(nn.BatchNorm2d(8, track_running_stats=False))
 
 
+class _NormAndActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.1)
+
+
+def test_a_layer_that_does_more_than_normalize_does_not_fold():
+    assert not can_fold(_NormAndActivation(8))
+    torch.manual_seed(0)
+    net = HRNet(4, norm=_NormAndActivation, norm_eval=True).train()
+    for norm in net.folding.norms:
+        nn.init.constant_(norm.weight, 0.3)  # activations stay finite
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = net(x)
+    for name, level in net(x).items():
+        torch.testing.assert_close(level, expected[name])
+
+
 def _after_a_step(net: HRNet) -> None:
     """A training pass, and an optimizer step that changes every norm."""
     net(torch.randn(1, 3, 64, 64))["res5"].sum().backward()
