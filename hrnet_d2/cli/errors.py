@@ -12,6 +12,7 @@ from hrnet_d2.data import DatasetError
 from hrnet_d2.data.bad_images import BadImageError
 from hrnet_d2.engine import DivergedError, MemoryExhaustedError
 from hrnet_d2.engine.memory import explain_out_of_memory
+from hrnet_d2.inference.openvino_backend import BackendError
 from hrnet_d2.model_zoo import ModelZooError
 from hrnet_d2.text import printable
 
@@ -19,6 +20,7 @@ __all__ = ["USER_ERRORS", "run"]
 
 # Their messages say what is wrong and what to do.
 USER_ERRORS = (
+    BackendError,
     BadImageError,
     CheckpointError,
     ConfigError,

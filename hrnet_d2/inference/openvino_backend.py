@@ -161,6 +161,11 @@ def convert(
     start = time.perf_counter()
     dense = _Dense(backbone, head, levels).eval()
     unit = max(smallest_side(backbone), backbone.size_divisibility)
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
     example = torch.linspace(-2, 2, channels * unit * unit * 6).view(1, channels, 2 * unit, -1)
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -169,15 +174,11 @@ def convert(
             warnings.simplefilter("ignore", DeprecationWarning)
             traced = torch.jit.trace(dense, example, check_trace=False)
             graph = openvino.convert_model(traced, example_input=example)
+        graph.reshape([-1, channels, -1, -1])
+        compiled = openvino.Core().compile_model(graph, "CPU", settings)
     except Exception as error:
         raise BackendError(f"OpenVINO cannot convert this backbone: {error}") from error
-    graph.reshape([-1, channels, -1, -1])
-    settings = {
-        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    network = OpenVINONetwork(openvino.Core().compile_model(graph, "CPU", settings), settings)
+    network = OpenVINONetwork(compiled, settings)
     for shape in ((1, channels, 3 * unit, 2 * unit), (2, channels, unit, 4 * unit)):
         _check(network, dense, shape, TOLERANCES[dtype])
     logger.info("Converted to OpenVINO in %.1f s", time.perf_counter() - start)
@@ -191,11 +192,20 @@ def _check(network: OpenVINONetwork, dense: nn.Module, shape: Sequence[int], lim
     ).view(*shape)
     with torch.no_grad():
         expected = [output.permute(0, 3, 1, 2) for output in dense(images)]
-    for right, given in zip(expected, network(images), strict=True):
-        error = float((right - given).abs().max() / right.abs().max().clamp(min=1e-6))
-        if right.shape != given.shape or not error < limit:
+    try:
+        found = network(images)
+    except Exception as error:
+        raise BackendError(f"OpenVINO cannot run this backbone: {error}") from error
+    for right, given in zip(expected, found, strict=True):
+        if right.shape != given.shape:
             raise BackendError(
-                f"OpenVINO computes this backbone with a relative error of {error:.2g}, above "
+                f"OpenVINO computes maps of {tuple(given.shape)}, not of {tuple(right.shape)}: set "
+                "MODEL.OPTIMIZE.BACKEND torch"
+            )
+        wrong = float((right - given).abs().max() / right.abs().max().clamp(min=1e-6))
+        if not wrong < limit:
+            raise BackendError(
+                f"OpenVINO computes this backbone with a relative error of {wrong:.2g}, above "
                 f"{limit:g}: set MODEL.OPTIMIZE.BACKEND torch"
             )
 
@@ -245,9 +255,13 @@ class _Backbone(Backbone):
         return self.inner.output_shape()
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if x.device.type != "cpu" or min(x.shape[-2:]) < self.smallest:
+        if (
+            x.device.type != "cpu"
+            or x.dtype != torch.float32  # the model was converted to another type
+            or min(x.shape[-2:]) < self.smallest
+        ):
             return self.inner(x)
-        outputs = self.network(x.float())
+        outputs = self.network(x.detach())
         names = self._out_features
         features = dict(zip(names, outputs, strict=False))
         if self.levels:

@@ -15,6 +15,8 @@ from hrnet_d2.cli import COMMANDS, benchmark, env, main
 from hrnet_d2.cli.errors import run
 from hrnet_d2.engine import argument_parser, trackers
 from hrnet_d2.export import DTYPES, FORMATS
+from hrnet_d2.inference import openvino_backend
+from hrnet_d2.modeling import HRNet
 
 
 def test_help_lists_every_command(capsys):
@@ -242,3 +244,17 @@ def test_an_error_of_a_loaders_worker_is_one_line(capsys):
     assert run(fail, None, "hrnet-d2 train") == 1
     error = capsys.readouterr().err
     assert error == "hrnet-d2 train: SizeMismatchError: Image a.jpg is 8 x 9 pixels\n"
+
+
+def test_a_backend_that_is_missing_is_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+    def convert(*_):
+        openvino_backend.convert(HRNet(4).eval())
+
+    assert run(convert, None, "hrnet-d2 predict") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "hrnet-d2 predict: BackendError: OpenVINO is not installed: pip install"
+    )
+    assert error.count("\n") == 1

@@ -134,6 +134,37 @@ def test_a_wrong_conversion_is_refused(models, monkeypatch):
 
 
 @needs_openvino
+@pytest.mark.parametrize("call", ["OpenVINONetwork.__call__", "PRECISIONS"])
+def test_auto_runs_pytorch_where_openvino_fails(models, monkeypatch, call, caplog):
+    """A graph that cannot be compiled or run, as by a version or processor of other abilities."""
+    if call == "PRECISIONS":
+        monkeypatch.setitem(openvino_backend.PRECISIONS, None, "no such type")
+    else:
+        monkeypatch.setattr(openvino_backend.OpenVINONetwork, "__call__", _fail)
+    fast = optimize(models(FASTER)[1], backend="auto")
+    assert not hasattr(fast.backbone, "network")
+    assert "PyTorch runs the network: OpenVINO cannot" in caplog.text
+
+
+def _fail(*_):
+    raise RuntimeError("no kernel")
+
+
+@needs_openvino
+def test_a_copy_in_another_type_and_an_image_with_gradients(faster):
+    model, fast = faster
+    x = torch.randn(1, 3, 128, 160, requires_grad=True)
+    maps = fast.backbone(x)
+    assert not any(level.requires_grad for level in maps.values())
+    with torch.no_grad():
+        right = copy.deepcopy(model).double().backbone(x.double())
+        given = copy.deepcopy(fast).double().backbone(x.double())
+    for name, level in right.items():
+        assert given[name].dtype == torch.float64
+        torch.testing.assert_close(given[name], level, rtol=1e-5, atol=1e-5)
+
+
+@needs_openvino
 @pytest.mark.parametrize("slower", [1e-3, 1e3], ids=["OpenVINO is slower", "PyTorch is slower"])
 def test_auto_measures(faster, monkeypatch, slower):
     measure = choosing.dense_seconds
