@@ -72,20 +72,28 @@ def _loader(cfg: CfgNode) -> tuple[DataLoader, list[int]]:
     records = get_detection_dataset_dicts(list(cfg.DATASETS.TEST), filter_empty=False)
     world, rank = comm.get_world_size(), comm.get_rank()
     numbers = range(rank, -(-len(records) // world) * world, world)
-    plain = cfg.clone()
-    plain.defrost()
-    plain.INPUT.MIN_SIZE_TRAIN = (cfg.INPUT.MIN_SIZE_TEST,)
-    plain.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST
-    plain.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
-    plain.INPUT.RANDOM_FLIP = "none"
-    plain.INPUT.CROP.ENABLED = False
     loader = build_detection_test_loader(
         records,
-        mapper=HRNetDatasetMapper(plain, True),
+        mapper=HRNetDatasetMapper(_without_augmentation(cfg), True),
         sampler=_Fixed([min(number, len(records) - 1) for number in numbers]),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     return loader, [int(number < len(records)) for number in numbers]
+
+
+def _without_augmentation(cfg: CfgNode) -> CfgNode:
+    """``cfg`` whose training images are those of evaluation."""
+    plain = cfg.clone()
+    plain.defrost()
+    node = plain.INPUT
+    node.MIN_SIZE_TRAIN = (node.MIN_SIZE_TEST,)
+    node.MAX_SIZE_TRAIN = node.MAX_SIZE_TEST
+    node.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    node.RANDOM_FLIP = "none"
+    node.CROP.ENABLED = node.SCALE_JITTER.ENABLED = False
+    node.MOSAIC.PROB = node.COPY_PASTE.PROB = 0.0
+    node.COLOR_JITTER.BRIGHTNESS = node.COLOR_JITTER.CONTRAST = node.COLOR_JITTER.SATURATION = 0.0
+    return plain
 
 
 class _Fixed(Sampler):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from hrnet_d2.engine import Predictor, Trainer
+from hrnet_d2.engine import Predictor, Trainer, val_loss
 from hrnet_d2.engine.averaging import WeightAverage
 from hrnet_d2.engine.hooks import HookBase
 from hrnet_d2.engine.schedule import Epochs, resolve_schedule
@@ -235,6 +235,31 @@ def test_validation_losses_leave_the_run_as_it_is(tmp_path):
     parts = [v for k, v in found[-1].items() if k.startswith("val_loss_")]
     assert found[-1]["val_loss"] == pytest.approx(sum(parts))
     assert measured._losses(measured.model) == measured._losses(measured.model)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["INPUT.MOSAIC.PROB", "1.0"],
+        ["INPUT.COPY_PASTE.PROB", "1.0"],
+        ["INPUT.SCALE_JITTER.ENABLED", "True", "INPUT.SCALE_JITTER.SIZE", "(48, 48)"],
+        ["INPUT.COLOR_JITTER.BRIGHTNESS", "0.9", "INPUT.CROP.ENABLED", "True"],
+        ["INPUT.MIN_SIZE_TRAIN", "(32, 96)", "INPUT.RANDOM_FLIP", "vertical"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_validation_losses_are_of_images_as_in_evaluation(tmp_path, options):
+    words = ["DATASETS.TEST", "('shapes_val',)", "DATALOADER.NUM_WORKERS", "0"]
+    plain, augmented = (
+        val_loss._loader(tiny_config(tmp_path, *words, *more))[0]
+        for more in (["INPUT.RANDOM_FLIP", "none"], options)
+    )
+    for _, ((expected,), (found,)) in zip(
+        range(3), zip(plain, augmented, strict=True), strict=False
+    ):
+        assert torch.equal(expected["image"], found["image"])
+        boxes = (record["instances"].gt_boxes.tensor for record in (expected, found))
+        assert torch.equal(*boxes)
 
 
 def schedule(tmp_path, *options, images=90):
