@@ -198,6 +198,13 @@ def _check_augmentation(cfg: CfgNode, train: bool) -> Iterable[str]:
             )
 
 
+def _check_optimize(cfg: CfgNode, train: bool) -> Iterable[str]:
+    node = cfg.MODEL.OPTIMIZE
+    for key in ("COMPILE", "CUDA_GRAPHS"):
+        if node.ENABLED and node.BACKEND == "openvino" and node[key]:
+            yield f"MODEL.OPTIMIZE.{key} is for MODEL.OPTIMIZE.BACKEND 'torch', not for 'openvino'"
+
+
 def _reads_semantic_maps(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.META_ARCHITECTURE == "HybridTaskCascade" and cfg.MODEL.HTC.SEMANTIC_ON)
 
@@ -209,6 +216,7 @@ BETWEEN_KEYS: tuple[Callable[[CfgNode, bool], Iterable[str]], ...] = (
     _check_fcos,
     _check_sizes,
     _check_augmentation,
+    _check_optimize,
     part_problems,
 )
 

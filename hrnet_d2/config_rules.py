@@ -201,7 +201,9 @@ RULES: dict[str, Rule] = {
     "MODEL.OPTIMIZE.BACKEND": _one_of("torch", "openvino", "inductor", "auto"),
     "MODEL.OPTIMIZE.CHANNELS_LAST": _one_of("on", "off", "auto"),
     "MODEL.OPTIMIZE.DTYPE": _one_of("float32", "bfloat16", "float16", "auto"),
-    "MODEL.OPTIMIZE.SIZE_BUCKET": _whole(0),
+    "MODEL.OPTIMIZE.SIZE_BUCKET": Rule(
+        "a multiple of 32, or 0", lambda v: is_whole(v, 0) and v % 32 == 0
+    ),
     "VIS_FIRST_BATCH": _one_of("on", "off", "auto"),
     "INPUT.BACKEND": _one_of("opencv", "detectron2"),
     "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
@@ -292,6 +294,7 @@ RULES: dict[str, Rule] = {
     "SOLVER.CHECKPOINTS_TO_KEEP": _whole(0),
     "SOLVER.EPOCHS": _whole(0),
     "SOLVER.ACCUMULATE_STEPS": _whole(1),
+    "SOLVER.FUSED": Rule("True or False (None)", lambda v: isinstance(v, bool)),
     "SOLVER.OPTIMIZER": _one_of("SGD", "AdamW"),
     "SOLVER.BETAS": Rule(
         "two numbers from 0 to below 1", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v)

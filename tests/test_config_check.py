@@ -97,6 +97,8 @@ def test_every_rule_is_of_a_key_that_exists():
         (FASTER, "DATALOADER.NUM_WORKERS", "100000", "from 0 to 1024"),
         (FASTER, "SEED", "4294967296", "below 2**32"),
         (FASTER, "MODEL.OPTIMIZE.DTYPE", "bf16", "did you mean 'bfloat16'"),
+        (FASTER, "MODEL.OPTIMIZE.SIZE_BUCKET", "33", "a multiple of 32"),
+        (FASTER, "SOLVER.FUSED", "yes", "True or False"),
     ],
 )
 def test_a_value_that_cannot_work_is_named(name, key, value, message):
@@ -132,6 +134,10 @@ def test_all_problems_are_reported_at_once_and_prediction_skips_the_solver():
         (
             ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", "5.0"],
             "BASE_LR_END is 5.0.*from 0 to SOLVER.BASE_LR",
+        ),
+        (
+            ["MODEL.OPTIMIZE.BACKEND", "openvino", "MODEL.OPTIMIZE.COMPILE", "True"],
+            "COMPILE is for MODEL.OPTIMIZE.BACKEND 'torch'",
         ),
     ],
 )

@@ -20,6 +20,8 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hrnet_d2.config_file import ConfigError
+
 from .diverging import LARGEST_LOSS, DivergedError, weights_problem
 
 __all__ = ["Step", "step_trainer"]
@@ -206,21 +208,21 @@ def step_trainer(
     """The object that runs one iteration, in the precision of ``SOLVER.AMP``.
 
     Raises:
-        ValueError: if the precision is unknown, or needs a GPU.
+        ConfigError: if the precision is unknown, or needs a GPU.
     """
     amp = cfg.SOLVER.AMP
     if not amp.ENABLED:
         step = Step(model, data_loader, optimizer)
     elif amp.DTYPE == "float16":
         if cfg.MODEL.DEVICE == "cpu":
-            raise ValueError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
+            raise ConfigError("float16 training needs a GPU; set SOLVER.AMP.DTYPE bfloat16")
         scaler = torch.amp.GradScaler("cuda")
         step = _ScaledStep(model, data_loader, optimizer, grad_scaler=scaler)
     elif amp.DTYPE == "bfloat16":
         _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
         step = Step(model, data_loader, optimizer)
     else:
-        raise ValueError(f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {amp.DTYPE!r}")
+        raise ConfigError(f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {amp.DTYPE!r}")
     step.parts = cfg.SOLVER.ACCUMULATE_STEPS
     step.max_nonfinite = cfg.SOLVER.MAX_NONFINITE
     return step

@@ -21,6 +21,8 @@ from detectron2.solver.build import (
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from hrnet_d2.config_file import ConfigError
+
 from .fused import prepare_fused
 from .layer_decay import layer_factors
 
@@ -137,18 +139,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model: to optimize.
 
     Raises:
-        ValueError: if ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or ``SOLVER.FUSED`` would
+        ConfigError: if ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` is unknown, or ``SOLVER.FUSED`` would
             clip scaled gradients.
     """
     solver = cfg.SOLVER
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE not in CLIP_TYPES:
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be one of {CLIP_TYPES}, got {clip.CLIP_TYPE!r}"
         )
     scaled = solver.AMP.ENABLED and solver.AMP.DTYPE == "float16"
     if solver.FUSED and clip.ENABLED and scaled:
-        raise ValueError(
+        raise ConfigError(
             "SOLVER.FUSED True would clip gradients that are still scaled for float16: set it to "
             "False, or SOLVER.AMP.DTYPE to bfloat16"
         )

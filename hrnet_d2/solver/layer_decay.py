@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from hrnet_d2.config_file import ConfigError
+
 __all__ = ["layer_factors"]
 
 # Of HRNet and of Detectron2's ResNets, from the image on.
@@ -30,10 +32,10 @@ def layer_factors(model: nn.Module, decay: float) -> Callable[[str], float]:
         From the name of a parameter to its factor.
 
     Raises:
-        ValueError: if no parameter of the model belongs to a backbone that is known.
+        ConfigError: if no parameter of the model belongs to a backbone that is known.
     """
     if not any(_depth(name) < _HEADS for name, _ in model.named_parameters()):
-        raise ValueError(
+        raise ConfigError(
             "SOLVER.LAYER_DECAY needs a backbone with stages (HRNet or ResNet below a neck); this "
             "model has none: set it to 1"
         )

@@ -160,7 +160,7 @@ def test_training_in_channels_last_learns_the_same(tmp_path):
 @pytest.mark.parametrize("dtype, message", [("float16", "GPU"), ("int8", "int8")])
 def test_unusable_precision_is_said(tmp_path, dtype, message):
     cfg = tiny_config(tmp_path, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Trainer(cfg)
 
 

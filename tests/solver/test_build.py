@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2 import add_hrnet_config, model_zoo
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.engine.setup import argument_parser, setup
 from hrnet_d2.solver import sgd
 from hrnet_d2.solver.build import (
@@ -257,12 +258,12 @@ def test_detectron2s_clip_types_remain(kind):
 def test_mistakes_are_errors():
     model = Small()
     solver = {"CLIP_GRADIENTS.ENABLED": True, "CLIP_GRADIENTS.CLIP_TYPE": "global"}
-    with pytest.raises(ValueError, match="full_model.*'global'"):
+    with pytest.raises(ConfigError, match="full_model.*'global'"):
         build_optimizer(small_cfg(**solver), model)
     with pytest.raises(ValueError, match="positive, got 0"):
         build_optimizer(small_cfg(**FULL, **{"CLIP_GRADIENTS.CLIP_VALUE": 0.0}), model)
     scaled = {"FUSED": True, "AMP.ENABLED": True, "AMP.DTYPE": "float16"}
-    with pytest.raises(ValueError, match="bfloat16"):
+    with pytest.raises(ConfigError, match="bfloat16"):
         build_optimizer(small_cfg(**FULL, **scaled), model)
     fused = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     clip_full_model_gradient(fused, 1.0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hrnet_d2.config_file import ConfigError
 from hrnet_d2.engine import Trainer
 from hrnet_d2.solver.build import build_optimizer
 from hrnet_d2.solver.layer_decay import layer_factors
@@ -50,7 +51,7 @@ def test_rates_fall_with_the_distance_from_the_heads(config, depths):
 
 
 def test_a_model_without_stages_is_an_error():
-    with pytest.raises(ValueError, match="SOLVER.LAYER_DECAY"):
+    with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY"):
         layer_factors(nn.Linear(2, 2), 0.5)
 
 
