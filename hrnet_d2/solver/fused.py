@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 
 __all__ = ["prepare_fused"]
 
@@ -13,6 +14,8 @@ def prepare_fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     A fused step of SGD fails where some parameters of a group have momentum and others none yet,
     such as those that were frozen until now.  On a CPU it reads parameters and their state in the
     order of memory, so that momentum saved in another memory format would go to wrong elements.
+    And it does not count as a change of the parameters, which models of ``hrnet_d2.optimize`` would
+    not notice.
 
     Args:
         optimizer: with ``fused=True``; others are left as they are.
@@ -22,6 +25,7 @@ def prepare_fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """
     if any(group.get("fused") for group in optimizer.param_groups):
         optimizer.register_step_pre_hook(_prepare)
+        optimizer.register_step_post_hook(_count_change)
     return optimizer
 
 
@@ -38,6 +42,13 @@ def _prepare(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
                 if lacks:
                     zeros = torch.zeros_like(parameter)
                     optimizer.state[parameter]["momentum_buffer"] = zeros
+
+
+def _count_change(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                increment_version(parameter)
 
 
 def _differs(value: Any, parameter: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer as detectron2_build_optimizer
+from packaging.version import Version
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -317,6 +318,8 @@ def test_sgd_of_parameters_and_of_groups(value):
 
 @pytest.mark.parametrize("of_model", [nn.Module.parameters, nn.Module.named_parameters])
 def test_sgd_of_iterators_names_and_numbers(of_model):
+    if of_model is nn.Module.named_parameters and Version(torch.__version__) < Version("2.6"):
+        pytest.skip("PyTorch's optimizers take no names yet")
     model = nn.Linear(2, 2)
     (group,) = sgd([{"params": of_model(model)}], lr=0.1).param_groups
     assert len(group["params"]) == 2 and group["fused"]
@@ -352,6 +355,18 @@ def test_a_parameter_that_begins_to_learn_later(kind):
         results.append([layer.weight.detach() for layer in layers])
     for fused_weight, weight in zip(*results, strict=True):
         torch.testing.assert_close(fused_weight, weight)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_a_step_counts_as_a_change_of_the_weights(kind, fused):
+    model = Small()
+    optimizer = build_optimizer(small_cfg(OPTIMIZER=kind, FUSED=fused), model)
+    gradients(model, 1.0)
+    before = [p._version for p in model.parameters()]
+    optimizer.step()
+    for p, version in zip(model.parameters(), before, strict=True):
+        assert (p._version > version) == p.requires_grad
 
 
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
