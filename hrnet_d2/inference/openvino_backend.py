@@ -52,7 +52,10 @@ def is_available() -> bool:
 
 def is_connected(model: nn.Module) -> bool:
     """Whether OpenVINO runs the backbone of a model."""
-    return isinstance(getattr(model, "backbone", None), _Backbone)
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        return False
+    return any(isinstance(module, _Backbone) for module in backbone.modules())
 
 
 class _Dense(nn.Module):

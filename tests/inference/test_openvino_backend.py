@@ -97,6 +97,14 @@ def test_small_images_threads_copies_and_pickles(faster):
 
 
 @needs_openvino
+def test_images_that_are_padded_further(models):
+    model = models(FASTER)[1]
+    fast = optimize(model, backend="openvino", size_bucket=128)
+    assert openvino_backend.is_connected(fast) and not openvino_backend.is_connected(model)
+    _assert_same(_detect(model, [_image(128, 256)])[0], _detect(fast, [_image(128, 256)])[0])
+
+
+@needs_openvino
 def test_bfloat16_is_close(models):
     model = models(FASTER)[1]
     fast = optimize(model, backend="openvino", dtype=torch.bfloat16)
