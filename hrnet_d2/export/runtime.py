@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 class Detector:
-    """From images to detections.
+    """From images to detections. Several threads may call it; OpenVINO runs one call at a time.
 
     Attributes:
         batch: at most so many images run together: those that follow each other in a list and have
@@ -389,9 +390,12 @@ def _openvino(
             f"OpenVINO has no device {device!r} here, only {', '.join(core.available_devices)}"
         ) from error
     outputs = settings["outputs"]
+    # The compiled model has one set of inputs and outputs, which another thread would overwrite.
+    lock = threading.Lock()
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        results = model(inputs)
+        with lock:
+            results = model(inputs)
         return [results[name] for name in outputs]
 
     return run

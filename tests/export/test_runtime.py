@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from hrnet_d2.export import runtime
 from hrnet_d2.export.readme import readme
 from hrnet_d2.modeling.mmdet1.boxes import resize_factor
 from hrnet_d2.modeling.mmdet1.masks import paste_masks
+from tests.extras import needs_extra
 
 SIZES = [(370, 620), (620, 370), (480, 640), (33, 45), (97, 301), (800, 1333), (256, 256)]
 
@@ -349,3 +351,34 @@ def test_the_readme_says_how_to_run_it(format):
     text = readme(settings(cfg, format=format, **more))
     assert "| out | `masks` |" in text and "3 classes" in text
     assert ("trusted=True" in text) == (format in runtime.MAY_HOLD_CODE)
+
+
+def save_openvino_graph(path, inputs=("images",), outputs=runtime.OUTPUTS):
+    """A graph whose outputs are all the sums of the rows of its first input."""
+    import openvino
+    from openvino import opset13 as ops
+
+    parameters = [ops.parameter([-1, 512], np.float32, name=name) for name in inputs]
+    product = ops.matmul(parameters[0], np.ones((512, 512), np.float32), False, False)
+    for _ in range(20):  # takes long enough for other threads to come
+        product = ops.matmul(product, np.eye(512, dtype=np.float32), False, False)
+    results = [ops.result(ops.add(product, np.float32(0))) for _ in outputs]
+    for result, name in zip(results, outputs, strict=True):
+        result.input_value(0).get_tensor().set_names({name})
+    for parameter, name in zip(parameters, inputs, strict=True):
+        parameter.output(0).get_tensor().set_names({name})
+    openvino.save_model(openvino.Model(results, parameters), path)
+
+
+@needs_extra("openvino")
+def test_threads_get_the_results_of_their_own_images(tmp_path):
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    save_openvino_graph(tmp_path / "detector.xml")
+    run = runtime._openvino(tmp_path / "detector.xml", settings(cfg), "CPU", 1, None)
+
+    def wrong(value):
+        inputs = {"images": np.full((64, 512), value, np.float32)}
+        return sum(np.any(run(inputs)[0] != 512 * value) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(wrong, range(4))) == 0
