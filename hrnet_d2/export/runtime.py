@@ -37,23 +37,31 @@ FORMAT_VERSION = 2
 MIN_SIDE = 64
 CHANNELS = ("RGB", "BGR")
 OUTPUTS = ("boxes", "scores", "classes", "batch_index")  # and "masks"
+
+
+def _is_whole(x: Any, least: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and least <= x < 2**64
+
+
 # What the program reads of settings.json, and what it may be.
 REQUIRED: dict[str, Callable[[Any], bool]] = {
     "format": lambda x: isinstance(x, str) and x in _RUNTIMES,
     "graph": lambda x: isinstance(x, str),
     "files": lambda x: isinstance(x, dict),
-    "outputs": lambda x: isinstance(x, list) and all(name in x for name in OUTPUTS),
+    "outputs": lambda x: x in ([*OUTPUTS], [*OUTPUTS, "masks"]),
     "arithmetic": lambda x: x in ("mmdet2", "mmdet1"),
     "classes": lambda x: isinstance(x, list),
-    "score_thresh": lambda x: isinstance(x, int | float) and x == x,
+    "score_thresh": lambda x: (
+        isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 2**64
+    ),
     "input": lambda x: isinstance(x, dict),
 }
 REQUIRED_OF_INPUT: dict[str, Callable[[Any], bool]] = {
     "format": lambda x: x in CHANNELS,
     "resize": lambda x: x in ("opencv", "detectron2"),
-    "short_edge": lambda x: isinstance(x, int) and x >= 0,
-    "long_edge": lambda x: isinstance(x, int) and x > 0,
-    "size_divisibility": lambda x: isinstance(x, int) and x > 0 and x % 32 == 0,
+    "short_edge": lambda x: _is_whole(x, 0),
+    "long_edge": lambda x: _is_whole(x, 1),
+    "size_divisibility": lambda x: _is_whole(x, 1) and x % 32 == 0,
 }
 LONGEST = 200  # characters of a damaged entry in a message
 
@@ -290,7 +298,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         what = f"it has no {SETTINGS}" if folder.is_dir() else "there is no such folder"
         raise FileNotFoundError(f"{folder} is no exported detector: {what}")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        # "-sig": editors on Windows put a byte order mark before the text.
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
         version = int(settings["format_version"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"[:LONGEST]
@@ -365,7 +374,9 @@ def _onnx_runtime(
             raise ValueError(f"This onnxruntime has no {provider} for the device {device!r}")
         providers.insert(0, provider)
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    return lambda inputs: session.run(None, inputs)
+    names = [{x.name for x in values} for values in (session.get_inputs(), session.get_outputs())]
+    _check_names(path, settings, *names)
+    return lambda inputs: session.run(settings["outputs"], inputs)
 
 
 def _openvino(
@@ -375,7 +386,7 @@ def _openvino(
 
     hints = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
     dtype = dtype or settings.get("run_dtype", "float32")
-    if dtype not in hints:
+    if dtype not in list(hints):  # an edited file may hold what has no hash
         raise ValueError(f"OpenVINO computes in {', '.join(hints)}, not in {dtype!r}")
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hints[dtype]}
     if threads is not None:
@@ -389,16 +400,31 @@ def _openvino(
         raise ValueError(
             f"OpenVINO has no device {device!r} here, only {', '.join(core.available_devices)}"
         ) from error
-    outputs = settings["outputs"]
+    values = model.inputs, model.outputs
+    _check_names(path, settings, *(set().union(*(x.get_names() for x in v)) for v in values))
     # The compiled model has one set of inputs and outputs, which another thread would overwrite.
     lock = threading.Lock()
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         with lock:
             results = model(inputs)
-        return [results[name] for name in outputs]
+        return [results[name] for name in settings["outputs"]]
 
     return run
+
+
+def _check_names(path: Path, settings: dict[str, Any], inputs: set[str], outputs: set[str]) -> None:
+    """That the settings are those of the graph, whose inputs and outputs have these names."""
+    if ("scale" in inputs) != (settings["arithmetic"] == "mmdet1"):
+        entry = f"the arithmetic {settings['arithmetic']!r}"
+    elif missing := set(settings["outputs"]) - outputs:
+        entry = f"the output {', '.join(sorted(missing))}"
+    else:
+        return
+    raise ValueError(
+        f"{path.parent / SETTINGS} is damaged, copy the folder or export again: {path.name} was "
+        f"not made for {entry}"
+    )
 
 
 def _torchscript(

@@ -216,6 +216,8 @@ def test_folders_that_are_no_export(tmp_path):
         ({"format_version": 99}, "format version 99, this program reads 2: use the detector.py"),
         ({"format_version": 1}, "format version 1, this program reads 2.*or export again"),
         ({"outputs": ["boxes", "scores", "classes"]}, "is damaged.*'outputs' is"),
+        ({"outputs": ["scores", "boxes", "classes", "batch_index"]}, "is damaged.*'outputs' is"),
+        ({"outputs": [*runtime.OUTPUTS, ["masks"]]}, "is damaged.*'outputs' is"),
         ({"format_version": "new"}, "is damaged"),
         ({"format": "pickle"}, "is damaged"),
         ({"graph": "other.onnx"}, "is damaged"),
@@ -225,6 +227,9 @@ def test_folders_that_are_no_export(tmp_path):
         ({"input": {"format": "RGB"}}, "is damaged.*no 'resize'"),
         ({"input": ["RGB"]}, "is damaged.*'input' is"),
         ({"score_thresh": float("nan")}, "is damaged.*'score_thresh' is nan"),
+        ({"score_thresh": True}, "is damaged.*'score_thresh' is True"),
+        ({"score_thresh": 10**400}, "is damaged.*'score_thresh' is 1000"),
+        ({"long_edge": 10**400}, "is damaged.*'long_edge' is 1000"),
         ({"size_divisibility": 0}, "is damaged.*'size_divisibility' is 0"),
         ({"size_divisibility": 16}, "is damaged.*'size_divisibility' is 16"),
         ({"long_edge": -1}, "is damaged.*'long_edge' is -1"),
@@ -261,6 +266,12 @@ def test_damaged_folders(folder):
         (folder / "settings.json").write_text(text)
         with pytest.raises(ValueError, match="settings.json is damaged"):
             runtime.load(folder)
+
+
+def test_settings_may_begin_with_a_byte_order_mark(folder):
+    text = (folder / "settings.json").read_text()
+    (folder / "settings.json").write_text(text, encoding="utf-8-sig")
+    assert runtime._read_settings(folder) == json.loads(text)
 
 
 @pytest.mark.parametrize("format", ["pt2", "torchscript"])
@@ -382,3 +393,25 @@ def test_threads_get_the_results_of_their_own_images(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(wrong, range(4))) == 0
+
+
+@needs_extra("openvino")
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "changes", "words"),
+    [
+        (("images",), runtime.OUTPUTS, {"arithmetic": "mmdet1"}, "the arithmetic 'mmdet1'"),
+        (("images", "scale"), runtime.OUTPUTS, {}, "the arithmetic 'mmdet2'"),
+        (("images",), runtime.OUTPUTS, {"outputs": [*runtime.OUTPUTS, "masks"]}, "output masks"),
+        (("images",), runtime.OUTPUTS, {"run_dtype": ["bf16"]}, r"not in \['bf16'\]"),
+    ],
+)
+def test_settings_of_another_graph(tmp_path, inputs, outputs, changes, words):
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    save_openvino_graph(tmp_path / "detector.xml", inputs, outputs)
+    entries = settings(cfg, **changes)
+    with pytest.raises(ValueError, match=words):
+        runtime._openvino(tmp_path / "detector.xml", entries, "CPU", 1, None)
+    names = set(inputs), set(outputs)
+    if "run_dtype" not in changes:  # what ONNX Runtime's sessions are checked with
+        with pytest.raises(ValueError, match=f"settings.json is damaged.*{words}"):
+            runtime._check_names(tmp_path / "detector.onnx", entries, *names)
