@@ -254,8 +254,9 @@ def load(
 
     Args:
         folder: made by ``hrnet-d2 export``.
-        device: "CPU", or what the runtime has beside it: "GPU" or "NPU" (OpenVINO), "CUDA".
-        threads: of the CPU; None is the runtime's choice.
+        device: "CPU", or what the runtime has beside it: "GPU" or "NPU" (OpenVINO), "CUDA" (ONNX
+            Runtime). PyTorch's formats run on the CPU only.
+        threads: of the CPU, at least 1; None is the runtime's choice.
         dtype: in which OpenVINO computes: "float32", "bfloat16" or "float16"; None is the
             export's.
         batch: at most so many images of a list run together, see :class:`Detector`.
@@ -274,6 +275,8 @@ def load(
     name = settings["format"]
     if batch < 1:
         raise ValueError(f"batch is a number of images, at least 1; got {batch}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is a number of threads, at least 1; got {threads}")
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
     if name in MAY_HOLD_CODE and not trusted:
@@ -284,10 +287,13 @@ def load(
     for file, expected in settings["files"].items():
         _check_file(folder, file, expected)
     try:
+        if settings["input"]["resize"] == "detectron2":
+            import PIL.Image  # noqa: F401  here, and not at the first image
         run = _RUNTIMES[name](folder / settings["graph"], settings, device, threads, dtype)
     except ModuleNotFoundError as error:
+        package = "pillow" if str(error.name).startswith("PIL") else error.name
         raise ImportError(
-            f"This detector needs {error.name}, which is not installed: pip install {error.name}"
+            f"This detector needs {package}, which is not installed: pip install {package}"
         ) from error
     return Detector(settings, run, batch)
 
@@ -392,6 +398,7 @@ def _openvino(
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
+    device = device.upper()
     try:
         model = core.compile_model(str(path), device, config)
     except RuntimeError as error:
@@ -433,14 +440,14 @@ def _torchscript(
     import torch
     import torchvision  # noqa: F401  registers RoIAlign and NMS
 
-    _check_torch_device(device)
+    _check_on_cpu(settings, device)
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
         # Nothing that a caller can do: the format is TorchScript, which torch calls deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(str(path), map_location=device.lower())
-    return _torch_run(module, device)
+        module = torch.jit.load(str(path), map_location="cpu")
+    return _torch_run(module)
 
 
 def _pt2(
@@ -449,7 +456,7 @@ def _pt2(
     import torch
     import torchvision  # noqa: F401  registers RoIAlign and NMS
 
-    _check_torch_device(device)
+    _check_on_cpu(settings, device)
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -462,25 +469,24 @@ def _pt2(
         module = program.module(check_guards=False)
     except TypeError:  # torch before 2.9 has no guards here
         module = program.module()
-    return _torch_run(module, device)
+    return _torch_run(module)
 
 
-def _check_torch_device(device: str) -> None:
-    import torch
+def _check_on_cpu(settings: dict[str, Any], device: str) -> None:
+    """Recording writes the device into the graph, wherever it makes a tensor."""
+    if device.upper() != "CPU":
+        raise ValueError(
+            f"A {settings['format']} export was recorded on the CPU and runs there, not on the "
+            f"device {device!r}: export to onnx, or run the checkpoint with hrnet_d2.Predictor"
+        )
 
-    try:
-        torch.empty(0, device=device.lower())
-    except (RuntimeError, AssertionError) as error:  # AssertionError of a build without CUDA
-        raise ValueError(f"This PyTorch has no device {device!r}: {error}") from error
 
-
-def _torch_run(module: Any, device: str) -> Run:
+def _torch_run(module: Any) -> Run:
     import torch
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
-            tensors = (torch.from_numpy(x).to(device.lower()) for x in inputs.values())
-            return [x.cpu().numpy() for x in module(*tensors)]
+            return [x.numpy() for x in module(*map(torch.from_numpy, inputs.values()))]
 
     return run
 
