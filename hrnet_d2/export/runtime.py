@@ -139,30 +139,31 @@ class Detector:
             TypeError, ValueError: if something is no image.
         """
         if not isinstance(images, list | tuple):
-            return next(self.stream([self._read(images)]))
+            return next(self.stream([images]))
         for i, image in enumerate(images):
             try:
                 _checked(image)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        return list(self.stream(map(self._read, images)))
+        return list(self.stream(images))
 
-    def stream(self, images: Iterable[np.ndarray]) -> Iterator[dict[str, Detections]]:
-        """The detections in arrays, in their order, as soon as a batch is complete.
+    def stream(self, images: Iterable[Any]) -> Iterator[dict[str, Detections]]:
+        """The detections in images, in their order, as soon as a batch is complete.
 
-        If ``images`` raises an error, the detections in the images before come first.
+        If ``images`` raises an error or gives what is no image, the detections in the images
+        before come first.
         """
         waiting: list[tuple[tuple[int, int], Inputs]] = []
         images = iter(images)
         while True:
             try:
-                image = next(images)
+                image = self._read(next(images))
+                inputs = self.prepare(image)
             except StopIteration:
                 break
             except Exception:
                 yield from self._detect(waiting)
                 raise
-            inputs = self.prepare(image)
             if waiting and waiting[0][1]["images"].shape != inputs["images"].shape:
                 yield from self._detect(waiting)
                 waiting = []
@@ -504,7 +505,8 @@ _RUNTIMES: dict[str, Callable[..., Run]] = {
 def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndarray:
     """Read a file upright (EXIF orientation applied), as hrnet_d2 does.
 
-    Gray images become three channels, alpha is dropped, 16 bits become 8.
+    Gray images become three channels and alpha is dropped. OpenCV scales 16 bits to 8; Pillow cuts
+    values at 255.
 
     Args:
         path: of the file.
@@ -520,22 +522,46 @@ def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndar
     path = os.fspath(path)
     # Not cv2.imread, which cannot open every name on Windows.
     with open(path, "rb") as file:
-        data = np.frombuffer(file.read(), np.uint8)
+        data = file.read()
     if backend == "detectron2":
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         try:
             with Image.open(path) as picture:
-                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[:, :, ::-1]
-        except (OSError, SyntaxError) as error:
+                return np.asarray(_upright(picture).convert("RGB"))[:, :, ::-1]
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
+    # No end of the image after the last start of a scan: OpenCV 4 fills what is missing with gray.
+    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError(f"{path} cannot be decoded: the file is truncated")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:
         image = None
     if image is None:
         raise ValueError(f"{path} cannot be decoded: it is damaged, or OpenCV has no such format")
     return image
+
+
+def _upright(picture: Any) -> Any:
+    """A Pillow image turned as its EXIF data say, which may be damaged, as Detectron2 turns it."""
+    from PIL import Image
+
+    try:
+        orientation = picture.getexif().get(0x0112)
+    except Exception:  # whatever Pillow raises for such data
+        return picture
+    turns = Image.Transpose
+    turn = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _checked(image: Any) -> Any:

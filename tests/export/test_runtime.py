@@ -194,6 +194,24 @@ def test_a_stream_gives_what_is_complete():
     assert found == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((60, 60), np.uint8), "must have the shape"),
+        (np.zeros((60, 60, 4), np.uint8), "must have the shape"),
+        (np.zeros((60, 60, 3), np.float32), "uint8"),
+        (None, "got NoneType"),
+    ],
+)
+def test_a_stream_refuses_what_is_no_image(wrong, words):
+    detector, _, images = stream_of([(60, 60)] * 3, 8)
+    found = []
+    with pytest.raises((TypeError, ValueError), match=words):
+        for output in detector.stream([*images, wrong]):
+            found.append(output["instances"].scores[0])
+    assert found == [0, 1, 2]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """An exported folder whose graph is no graph."""
@@ -339,6 +357,38 @@ def test_files_that_are_no_images(tmp_path, backend):
             runtime.read_image(tmp_path / name, backend)
     with pytest.raises(FileNotFoundError):
         runtime.read_image(tmp_path / "missing.png", backend)
+    exif_photo(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-40])
+    with pytest.raises(ValueError, match="half.jpg cannot be decoded.*truncated"):
+        runtime.read_image(tmp_path / "half.jpg", backend)
+
+
+def test_a_jpeg_without_its_end_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    """OpenCV 4 decodes it, as 5 does not, and fills what is missing with gray."""
+    exif_photo(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-40])
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: np.full((40, 60, 3), 128, np.uint8))
+    with pytest.raises(ValueError, match="half.jpg cannot be decoded: the file is truncated"):
+        runtime.read_image(tmp_path / "half.jpg")
+
+
+def test_damaged_exif_data_are_no_reason_to_refuse_an_image(tmp_path):
+    """Tag 0x0100, a number, as text: Pillow's own exif_transpose raises struct.error."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 6
+    data = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02")
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.jpg", exif=data)
+    expected = read_image(str(tmp_path / "a.jpg"), backend="detectron2")
+    made = runtime.read_image(tmp_path / "a.jpg", "detectron2")
+    np.testing.assert_array_equal(made, expected)
+    assert made.shape == (60, 40, 3)
+
+
+def test_images_that_pillow_takes_for_bombs_are_refused(tmp_path, monkeypatch):
+    exif_photo(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as many are an error
+    with pytest.raises(ValueError, match="a.jpg cannot be decoded as an image: Image size"):
+        runtime.read_image(tmp_path / "a.jpg", "detectron2")
 
 
 def test_the_program_says_what_is_wrong_in_a_line(folder, capsys):
