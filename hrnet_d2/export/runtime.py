@@ -109,7 +109,8 @@ class Detector:
             set.
         settings: of the export; see its README.
         classes: names by position; empty if the model has none.
-        score_thresh: scores must be above it. May be set, also below the model's own.
+        score_thresh: scores must be above it; for FCOS the probabilities of the classes, and a
+            score is such a probability times the centerness. May be set, also below the model's.
     """
 
     def __init__(self, settings: dict[str, Any], run: Run, batch: int = 1):
@@ -674,7 +675,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Detect objects in images.")
     parser.add_argument("images", nargs="+", help="files that OpenCV reads")
     parser.add_argument("--folder", default=str(Path(__file__).parent), help="exported detector")
-    parser.add_argument("--score-thresh", type=float, help="default: the model's")
+    parser.add_argument(
+        "--score-thresh", type=float, help="print scores above it; default: what the model returns"
+    )
     args = parser.parse_args(arguments)
     try:
         # Whoever runs this program trusts the folder that it is in.
@@ -700,6 +703,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found.pred_classes.tolist(),
             strict=True,
         ):
+            if args.score_thresh is not None and score <= args.score_thresh:
+                continue  # of FCOS, see Detector.score_thresh
             known = detector.classes[label] if label < len(detector.classes) else label
             detections.append({"box": box, "score": score, "class": known})
         print(json.dumps({"file": name, "detections": detections}), flush=True)

@@ -411,6 +411,20 @@ def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
     assert json.loads(line)["detections"][0]["class"] == "cat"
 
 
+def test_the_program_prints_scores_above_the_threshold(tmp_path, monkeypatch, capsys):
+    """Also if the graph compares another number with it, as FCOS does."""
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    detector = runtime.Detector(settings(cfg), one_of_each)
+    monkeypatch.setattr(runtime, "load", lambda folder, trusted: detector)
+    files = []
+    for value in (10, 20, 30):
+        files.append(str(tmp_path / f"{value}.png"))
+        cv2.imwrite(files[-1], np.full((60, 60, 3), value, np.uint8))
+    assert runtime.main([*files, "--score-thresh", "20"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[x["score"] for x in line["detections"]] for line in lines] == [[], [], [30.0]]
+
+
 @pytest.mark.parametrize("format", ["onnx", "openvino", "pt2", "torchscript"])
 def test_the_readme_says_how_to_run_it(format):
     cfg = model_zoo.get_config("mask_rcnn/mask_rcnn_hrnetv2p_w18_1x_coco.yaml")
@@ -418,6 +432,10 @@ def test_the_readme_says_how_to_run_it(format):
     more |= {"outputs": ["boxes", "masks"], "max_detections": 100, "classes": ["{}"] * 3}
     text = readme(settings(cfg, format=format, **more))
     assert "| out | `masks` |" in text and "3 classes" in text
+    assert "scores must be above it" in text
+    assert "class probabilities must be above it" in readme(
+        settings(cfg, **more | {"model": "FCOS"})
+    )
     assert ("trusted=True" in text) == (format in runtime.MAY_HOLD_CODE)
 
 
