@@ -74,6 +74,8 @@ def check_options(
         raise ExportError(
             f"--calibrate quantizes for openvino and takes no other dtype, got {format} {dtype}"
         )
+    if dtype == "int8":
+        raise ExportError("int8 needs --calibrate: a folder of images to quantize on")
     dtype = "int8" if calibrate else dtype
     check_arguments(format, dtype)
     return dtype

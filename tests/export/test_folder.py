@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_d2.cli import main
-from hrnet_d2.export import ExportError, settings
+from hrnet_d2.export import ExportError, export, settings
 from hrnet_d2.export.folder import new_folder, refuse_existing
 from hrnet_d2.export.settings import check_arguments
 
@@ -131,6 +131,8 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, caps
     assert "--keep is for --calibrate" in capsys.readouterr().err
     assert main([*words, "--format", "pt2", "--calibrate", str(tmp_path)]) == 1
     assert "quantizes for openvino" in capsys.readouterr().err
+    with pytest.raises(ExportError, match="int8 needs --calibrate"):
+        export("no_such_file.pth", output, format="openvino", dtype="int8")
     with pytest.raises(SystemExit):
         main([*words, "--format", "tflite"])
     assert "invalid choice: 'tflite'" in capsys.readouterr().err
