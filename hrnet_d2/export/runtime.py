@@ -269,7 +269,7 @@ def load(
         FileNotFoundError: if a file of the folder is missing.
         ImportError: if the format's runtime is not installed.
         ValueError: if the folder was made by another version, a file in it is damaged or was
-            changed, or the runtime has no such device or dtype.
+            changed, or the runtime is too old for it or has no such device or dtype.
         UntrustedError: if a file that may hold code is not trusted; it is a ValueError.
     """
     folder = Path(folder)
@@ -296,6 +296,13 @@ def load(
         package = "pillow" if str(error.name).startswith("PIL") else error.name
         raise ImportError(
             f"This detector needs {package}, which is not installed: pip install {package}"
+        ) from error
+    except (ImportError, MemoryError, OSError, ValueError):
+        raise
+    except Exception as error:  # of the runtimes, whose classes have no other base
+        raise ValueError(
+            f"{folder / settings['graph']} cannot be loaded by the runtime that is installed here "
+            f"({SETTINGS} has the versions that it was made with): {' '.join(str(error).split())}"
         ) from error
     return Detector(settings, run, batch)
 

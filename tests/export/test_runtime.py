@@ -310,6 +310,21 @@ def test_what_was_recorded_on_the_cpu_runs_there(folder, format):
         runtime.load(folder, trusted=True, device="CUDA")
 
 
+@pytest.mark.parametrize(
+    "format",
+    [pytest.param(name, marks=needs_extra(name)) for name in ("onnx", "openvino", "torchscript")],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_graph_that_the_runtime_cannot_load(folder, format):
+    """As those of a newer opset: runtimes raise classes of their own."""
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
+    with pytest.raises(
+        ValueError, match=r"detector.onnx cannot be loaded by .*settings.json has.*: \w+"
+    ):
+        runtime.load(folder, trusted=True)
+
+
 def test_a_missing_runtime_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="pip install onnxruntime"):
