@@ -23,7 +23,7 @@ from hrnet_d2.file_io import atomic_write
 from . import onnx_format, openvino_format, runtime
 from .building import build_graph, export_program, output_names
 from .checking import LOWEST_THRESHOLD, TOLERANCES, Comparison, check_images, compare
-from .errors import ExportMismatchError
+from .errors import ExportError, ExportMismatchError
 from .evaluating import MOST_LOST, average_precision, check_evaluation
 from .folder import new_folder, refuse_existing
 from .predictor import ExportedPredictor
@@ -217,13 +217,23 @@ def write_export(
 def _evaluate(
     predictor: Predictor, detector: runtime.Detector, report: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
-    """The average precision of the model and of the export, by task."""
+    """The average precision of the model and of the export, by task.
+
+    Raises:
+        ExportError: if the model has none.
+    """
     model = average_precision(predictor.cfg, predictor)
+    model = {task: value for task, value in model.items() if np.isfinite(value)}
+    if not model:
+        raise ExportError(
+            f"--evaluate: the model has no AP on {predictor.cfg.DATASETS.TEST[0]}: it found "
+            "nothing, or nothing is annotated there. Nothing was written"
+        )
     made = average_precision(predictor.cfg, ExportedPredictor(detector))
     for task, value in model.items():
         change = made[task] - value
         report(f"{task} AP: model {value:.2f}, export {made[task]:.2f} ({change:+.2f})")
-    return {"model": model, "export": made}
+    return {"model": model, "export": {task: made[task] for task in model}}
 
 
 def _problem(

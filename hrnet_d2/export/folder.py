@@ -19,7 +19,12 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
         ExportError: if there is something at ``target`` that must not be replaced, or no folder
             can be made there.
     """
-    parent = target.absolute().parent
+    real = Path(os.path.realpath(target))
+    if real in (Path.cwd(), *Path.cwd().parents):
+        raise ExportError(f"{target} is the folder that this runs in: give a folder in it")
+    if os.path.ismount(real):
+        raise ExportError(f"{target} is mounted and cannot be replaced: give a folder in it")
+    parent = real.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
@@ -47,7 +52,7 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """Fill a folder aside, then rename it to ``target``.
 
     Args:
-        target: the folder; its parents are created.
+        target: the folder, or a link to it; its parents are created.
         overwrite: replace an exported detector that is there.
 
     Yields:
@@ -57,6 +62,7 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         ExportError: as :func:`refuse_existing`.
     """
     refuse_existing(target, overwrite)
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".part", dir=target.parent))
     try:
@@ -68,7 +74,11 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         if target.exists():
             old = part.with_suffix(".old")
             target.rename(old)
-            part.rename(target)
+            try:
+                part.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             part.rename(target)

@@ -17,7 +17,7 @@ TEXT = """# An exported detector
 
 {title} of {model} from `{weights}`, {classes} classes, {dtype}.
 
-Runs with
+Runs in Python 3.10 or newer with
 
 ```bash
 pip install {packages}
@@ -42,18 +42,21 @@ print(found.pred_boxes, found.scores, found.pred_classes)
 | --- | --- | --- | --- |
 | in | `images` | uint8 (N, 3, H, W) | {format}, padded |
 | in | `size` | int64 (N, 2) | heights and widths without the padding |
-| in | `score_thresh` | float32 () | scores must be above it; {score_thresh} in training's config |
+| in | `score_thresh` | float32 () | {compared} must be above it; {score_thresh} in the config |
 {scale}| out | `boxes` | float32 (D, 4) | left, top, right, bottom in pixels of the input |
 | out | `scores` | float32 (D,) | in descending order for each image |
 | out | `classes` | int64 (D,) | positions in `classes` of `settings.json` |
 | out | `batch_index` | int64 (D,) | positions of the images in the batch, in ascending order |
 {masks}
-N is the number of images, any, and D that of detections in all of them{max_detections}.
+N is the number of images, from 1 on, and D that of detections in all of them{max_detections}.
 The pixel mean and deviation and non-maximum suppression are in the graph. Images are resized so
 that the short edge has {short_edge} pixels, unless the long edge would exceed {long_edge}, and
 padded at the right and the bottom to multiples of {divisor}, at least 64: see `prepare` in
 `detector.py`. Detections in a batch are those in each image by itself if all have the same padded
 size; `load(..., batch=8)` makes such batches of a list of images.
+
+In `settings.json` the `classes`, `score_thresh`, `short_edge` and `long_edge` may be edited. The
+other thresholds and the pixel mean there only say what is in the graph.
 
 `check.json` is what the comparison with the model gave when this folder was made.
 """
@@ -78,6 +81,7 @@ def readme(settings: dict[str, Any]) -> str:
         format=settings["input"]["format"],
         divisor=settings["input"]["size_divisibility"],
         score_thresh=settings["score_thresh"],
+        compared="class probabilities" if settings["model"] == "FCOS" else "scores",
         scale=SCALE if settings["arithmetic"] == "mmdet1" else "",
         masks=MASKS if "masks" in settings["outputs"] else "",
         max_detections=f", at most {most} each" if most >= 0 else "",

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,23 +37,31 @@ FORMAT_VERSION = 2
 MIN_SIDE = 64
 CHANNELS = ("RGB", "BGR")
 OUTPUTS = ("boxes", "scores", "classes", "batch_index")  # and "masks"
+
+
+def _is_whole(x: Any, least: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and least <= x < 2**64
+
+
 # What the program reads of settings.json, and what it may be.
 REQUIRED: dict[str, Callable[[Any], bool]] = {
     "format": lambda x: isinstance(x, str) and x in _RUNTIMES,
     "graph": lambda x: isinstance(x, str),
     "files": lambda x: isinstance(x, dict),
-    "outputs": lambda x: isinstance(x, list) and all(name in x for name in OUTPUTS),
+    "outputs": lambda x: x in ([*OUTPUTS], [*OUTPUTS, "masks"]),
     "arithmetic": lambda x: x in ("mmdet2", "mmdet1"),
     "classes": lambda x: isinstance(x, list),
-    "score_thresh": lambda x: isinstance(x, int | float) and x == x,
+    "score_thresh": lambda x: (
+        isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 2**64
+    ),
     "input": lambda x: isinstance(x, dict),
 }
 REQUIRED_OF_INPUT: dict[str, Callable[[Any], bool]] = {
     "format": lambda x: x in CHANNELS,
     "resize": lambda x: x in ("opencv", "detectron2"),
-    "short_edge": lambda x: isinstance(x, int) and x >= 0,
-    "long_edge": lambda x: isinstance(x, int) and x > 0,
-    "size_divisibility": lambda x: isinstance(x, int) and x > 0 and x % 32 == 0,
+    "short_edge": lambda x: _is_whole(x, 0),
+    "long_edge": lambda x: _is_whole(x, 1),
+    "size_divisibility": lambda x: _is_whole(x, 1) and x % 32 == 0,
 }
 LONGEST = 200  # characters of a damaged entry in a message
 
@@ -92,7 +101,7 @@ Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 class Detector:
-    """From images to detections.
+    """From images to detections. Several threads may call it; OpenVINO runs one call at a time.
 
     Attributes:
         batch: at most so many images run together: those that follow each other in a list and have
@@ -100,7 +109,8 @@ class Detector:
             set.
         settings: of the export; see its README.
         classes: names by position; empty if the model has none.
-        score_thresh: scores must be above it. May be set, also below the model's own.
+        score_thresh: scores must be above it; for FCOS the probabilities of the classes, and a
+            score is such a probability times the centerness. May be set, also below the model's.
     """
 
     def __init__(self, settings: dict[str, Any], run: Run, batch: int = 1):
@@ -130,30 +140,31 @@ class Detector:
             TypeError, ValueError: if something is no image.
         """
         if not isinstance(images, list | tuple):
-            return next(self.stream([self._read(images)]))
+            return next(self.stream([images]))
         for i, image in enumerate(images):
             try:
                 _checked(image)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"image {i} of {len(images)}: {error}") from None
-        return list(self.stream(map(self._read, images)))
+        return list(self.stream(images))
 
-    def stream(self, images: Iterable[np.ndarray]) -> Iterator[dict[str, Detections]]:
-        """The detections in arrays, in their order, as soon as a batch is complete.
+    def stream(self, images: Iterable[Any]) -> Iterator[dict[str, Detections]]:
+        """The detections in images, in their order, as soon as a batch is complete.
 
-        If ``images`` raises an error, the detections in the images before come first.
+        If ``images`` raises an error or gives what is no image, the detections in the images
+        before come first.
         """
         waiting: list[tuple[tuple[int, int], Inputs]] = []
         images = iter(images)
         while True:
             try:
-                image = next(images)
+                image = self._read(next(images))
+                inputs = self.prepare(image)
             except StopIteration:
                 break
             except Exception:
                 yield from self._detect(waiting)
                 raise
-            inputs = self.prepare(image)
             if waiting and waiting[0][1]["images"].shape != inputs["images"].shape:
                 yield from self._detect(waiting)
                 waiting = []
@@ -245,8 +256,9 @@ def load(
 
     Args:
         folder: made by ``hrnet-d2 export``.
-        device: "CPU", or what the runtime has beside it: "GPU" or "NPU" (OpenVINO), "CUDA".
-        threads: of the CPU; None is the runtime's choice.
+        device: "CPU", or what the runtime has beside it: "GPU" or "NPU" (OpenVINO), "CUDA" (ONNX
+            Runtime). PyTorch's formats run on the CPU only.
+        threads: of the CPU, at least 1; None is the runtime's choice.
         dtype: in which OpenVINO computes: "float32", "bfloat16" or "float16"; None is the
             export's.
         batch: at most so many images of a list run together, see :class:`Detector`.
@@ -257,7 +269,7 @@ def load(
         FileNotFoundError: if a file of the folder is missing.
         ImportError: if the format's runtime is not installed.
         ValueError: if the folder was made by another version, a file in it is damaged or was
-            changed, or the runtime has no such device or dtype.
+            changed, or the runtime is too old for it or has no such device or dtype.
         UntrustedError: if a file that may hold code is not trusted; it is a ValueError.
     """
     folder = Path(folder)
@@ -265,6 +277,8 @@ def load(
     name = settings["format"]
     if batch < 1:
         raise ValueError(f"batch is a number of images, at least 1; got {batch}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is a number of threads, at least 1; got {threads}")
     if dtype is not None and name != "openvino":
         raise ValueError(f"{name} computes in the type of its file; dtype is for OpenVINO alone")
     if name in MAY_HOLD_CODE and not trusted:
@@ -275,10 +289,20 @@ def load(
     for file, expected in settings["files"].items():
         _check_file(folder, file, expected)
     try:
+        if settings["input"]["resize"] == "detectron2":
+            import PIL.Image  # noqa: F401  here, and not at the first image
         run = _RUNTIMES[name](folder / settings["graph"], settings, device, threads, dtype)
     except ModuleNotFoundError as error:
+        package = "pillow" if str(error.name).startswith("PIL") else error.name
         raise ImportError(
-            f"This detector needs {error.name}, which is not installed: pip install {error.name}"
+            f"This detector needs {package}, which is not installed: pip install {package}"
+        ) from error
+    except (ImportError, MemoryError, OSError, ValueError):
+        raise
+    except Exception as error:  # of the runtimes, whose classes have no other base
+        raise ValueError(
+            f"{folder / settings['graph']} cannot be loaded by the runtime that is installed here "
+            f"({SETTINGS} has the versions that it was made with): {' '.join(str(error).split())}"
         ) from error
     return Detector(settings, run, batch)
 
@@ -289,7 +313,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         what = f"it has no {SETTINGS}" if folder.is_dir() else "there is no such folder"
         raise FileNotFoundError(f"{folder} is no exported detector: {what}")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        # "-sig": editors on Windows put a byte order mark before the text.
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
         version = int(settings["format_version"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"[:LONGEST]
@@ -364,7 +389,9 @@ def _onnx_runtime(
             raise ValueError(f"This onnxruntime has no {provider} for the device {device!r}")
         providers.insert(0, provider)
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    return lambda inputs: session.run(None, inputs)
+    names = [{x.name for x in values} for values in (session.get_inputs(), session.get_outputs())]
+    _check_names(path, settings, *names)
+    return lambda inputs: session.run(settings["outputs"], inputs)
 
 
 def _openvino(
@@ -374,12 +401,13 @@ def _openvino(
 
     hints = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
     dtype = dtype or settings.get("run_dtype", "float32")
-    if dtype not in hints:
+    if dtype not in list(hints):  # an edited file may hold what has no hash
         raise ValueError(f"OpenVINO computes in {', '.join(hints)}, not in {dtype!r}")
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hints[dtype]}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
+    device = device.upper()
     try:
         model = core.compile_model(str(path), device, config)
     except RuntimeError as error:
@@ -388,13 +416,31 @@ def _openvino(
         raise ValueError(
             f"OpenVINO has no device {device!r} here, only {', '.join(core.available_devices)}"
         ) from error
-    outputs = settings["outputs"]
+    values = model.inputs, model.outputs
+    _check_names(path, settings, *(set().union(*(x.get_names() for x in v)) for v in values))
+    # The compiled model has one set of inputs and outputs, which another thread would overwrite.
+    lock = threading.Lock()
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        results = model(inputs)
-        return [results[name] for name in outputs]
+        with lock:
+            results = model(inputs)
+        return [results[name] for name in settings["outputs"]]
 
     return run
+
+
+def _check_names(path: Path, settings: dict[str, Any], inputs: set[str], outputs: set[str]) -> None:
+    """That the settings are those of the graph, whose inputs and outputs have these names."""
+    if ("scale" in inputs) != (settings["arithmetic"] == "mmdet1"):
+        entry = f"the arithmetic {settings['arithmetic']!r}"
+    elif missing := set(settings["outputs"]) - outputs:
+        entry = f"the output {', '.join(sorted(missing))}"
+    else:
+        return
+    raise ValueError(
+        f"{path.parent / SETTINGS} is damaged, copy the folder or export again: {path.name} was "
+        f"not made for {entry}"
+    )
 
 
 def _torchscript(
@@ -403,14 +449,14 @@ def _torchscript(
     import torch
     import torchvision  # noqa: F401  registers RoIAlign and NMS
 
-    _check_torch_device(device)
+    _check_on_cpu(settings, device)
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
         # Nothing that a caller can do: the format is TorchScript, which torch calls deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(str(path), map_location=device.lower())
-    return _torch_run(module, device)
+        module = torch.jit.load(str(path), map_location="cpu")
+    return _torch_run(module)
 
 
 def _pt2(
@@ -419,7 +465,7 @@ def _pt2(
     import torch
     import torchvision  # noqa: F401  registers RoIAlign and NMS
 
-    _check_torch_device(device)
+    _check_on_cpu(settings, device)
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -432,25 +478,24 @@ def _pt2(
         module = program.module(check_guards=False)
     except TypeError:  # torch before 2.9 has no guards here
         module = program.module()
-    return _torch_run(module, device)
+    return _torch_run(module)
 
 
-def _check_torch_device(device: str) -> None:
-    import torch
+def _check_on_cpu(settings: dict[str, Any], device: str) -> None:
+    """Recording writes the device into the graph, wherever it makes a tensor."""
+    if device.upper() != "CPU":
+        raise ValueError(
+            f"A {settings['format']} export was recorded on the CPU and runs there, not on the "
+            f"device {device!r}: export to onnx, or run the checkpoint with hrnet_d2.Predictor"
+        )
 
-    try:
-        torch.empty(0, device=device.lower())
-    except (RuntimeError, AssertionError) as error:  # AssertionError of a build without CUDA
-        raise ValueError(f"This PyTorch has no device {device!r}: {error}") from error
 
-
-def _torch_run(module: Any, device: str) -> Run:
+def _torch_run(module: Any) -> Run:
     import torch
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
-            tensors = (torch.from_numpy(x).to(device.lower()) for x in inputs.values())
-            return [x.cpu().numpy() for x in module(*tensors)]
+            return [x.numpy() for x in module(*map(torch.from_numpy, inputs.values()))]
 
     return run
 
@@ -468,7 +513,8 @@ _RUNTIMES: dict[str, Callable[..., Run]] = {
 def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndarray:
     """Read a file upright (EXIF orientation applied), as hrnet_d2 does.
 
-    Gray images become three channels, alpha is dropped, 16 bits become 8.
+    Gray images become three channels and alpha is dropped. OpenCV scales 16 bits to 8; Pillow cuts
+    values at 255.
 
     Args:
         path: of the file.
@@ -484,22 +530,46 @@ def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndar
     path = os.fspath(path)
     # Not cv2.imread, which cannot open every name on Windows.
     with open(path, "rb") as file:
-        data = np.frombuffer(file.read(), np.uint8)
+        data = file.read()
     if backend == "detectron2":
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         try:
             with Image.open(path) as picture:
-                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[:, :, ::-1]
-        except (OSError, SyntaxError) as error:
+                return np.asarray(_upright(picture).convert("RGB"))[:, :, ::-1]
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
+    # No end of the image after the last start of a scan: OpenCV 4 fills what is missing with gray.
+    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError(f"{path} cannot be decoded: the file is truncated")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:
         image = None
     if image is None:
         raise ValueError(f"{path} cannot be decoded: it is damaged, or OpenCV has no such format")
     return image
+
+
+def _upright(picture: Any) -> Any:
+    """A Pillow image turned as its EXIF data say, which may be damaged, as Detectron2 turns it."""
+    from PIL import Image
+
+    try:
+        orientation = picture.getexif().get(0x0112)
+    except Exception:  # whatever Pillow raises for such data
+        return picture
+    turns = Image.Transpose
+    turn = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _checked(image: Any) -> Any:
@@ -612,7 +682,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Detect objects in images.")
     parser.add_argument("images", nargs="+", help="files that OpenCV reads")
     parser.add_argument("--folder", default=str(Path(__file__).parent), help="exported detector")
-    parser.add_argument("--score-thresh", type=float, help="default: the model's")
+    parser.add_argument(
+        "--score-thresh", type=float, help="print scores above it; default: what the model returns"
+    )
     args = parser.parse_args(arguments)
     try:
         # Whoever runs this program trusts the folder that it is in.
@@ -638,6 +710,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found.pred_classes.tolist(),
             strict=True,
         ):
+            if args.score_thresh is not None and score <= args.score_thresh:
+                continue  # of FCOS, see Detector.score_thresh
             known = detector.classes[label] if label < len(detector.classes) else label
             detections.append({"box": box, "score": score, "class": known})
         print(json.dumps({"file": name, "detections": detections}), flush=True)

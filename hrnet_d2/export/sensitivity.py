@@ -3,6 +3,8 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hrnet_d2.data import read_image
 
 from . import runtime
@@ -37,6 +39,8 @@ def advice(source: "Source", settings: dict[str, Any], calibration: Calibration)
         for group in layer_groups(model)
         if group not in calibration.keep
     }
+    if not shares:
+        return "All groups of layers are in float32 already: export without --calibrate"
     best = sorted(shares, key=lambda group: -shares[group])[:NAMED]
     described = ", ".join(f"{group} ({shares[group]:.0%} of the model's)" for group in best)
     keep = " ".join([*calibration.keep, best[0]])
@@ -56,9 +60,12 @@ def _share(
     detector = runtime.Detector(settings, lambda inputs: [])
     quantized = quantize(model, kept, detector.prepare)
     compiled = openvino.Core().compile_model(quantized, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    detector = runtime.Detector(
-        settings, lambda inputs: [compiled(inputs)[name] for name in settings["outputs"]]
-    )
+
+    def run(inputs: runtime.Inputs) -> list[np.ndarray]:
+        results = compiled(inputs)
+        return [results[name] for name in settings["outputs"]]
+
+    detector = runtime.Detector(settings, run)
     predictor = source.predictor
     images = [read_image(str(file)) for file in calibration.files[:COMPARED]]
     found = compare(detector, predictor, predictor.model, images, TOLERANCES["int8"])

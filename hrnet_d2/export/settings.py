@@ -74,6 +74,8 @@ def check_options(
         raise ExportError(
             f"--calibrate quantizes for openvino and takes no other dtype, got {format} {dtype}"
         )
+    if dtype == "int8":
+        raise ExportError("int8 needs --calibrate: a folder of images to quantize on")
     dtype = "int8" if calibrate else dtype
     check_arguments(format, dtype)
     return dtype
@@ -87,6 +89,9 @@ def settings_of(source: "Source", format: str, dtype: str) -> dict[str, Any]:
     backbone: Any = source.graph.model.backbone
     names = list(metadata.get("thing_classes", []))
     count = num_classes(cfg) or ("", len(names))
+    names = names if len(names) == count[1] else []
+    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    ids = {number: category for category, number in to_contiguous.items()}
     settings: dict[str, Any] = {
         "format_version": runtime.FORMAT_VERSION,
         "format": format,
@@ -96,7 +101,8 @@ def settings_of(source: "Source", format: str, dtype: str) -> dict[str, Any]:
         "model": cfg.MODEL.META_ARCHITECTURE if fcos else cfg.MODEL.ROI_HEADS.NAME,
         "weights": Path(cfg.MODEL.WEIGHTS).name,
         "arithmetic": cfg.MODEL.ARITHMETIC,
-        "classes": names if len(names) == count[1] else [],
+        "classes": names,
+        "category_ids": [ids.get(k, k) for k in range(len(names))],
         "score_thresh": thresholds.SCORE_THRESH_TEST,
         "nms_thresh": thresholds.NMS_THRESH_TEST,
         "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,

@@ -136,6 +136,12 @@ def _exported(
         raise ConfigError(str(error)) from None
     settings = predictor.detector.settings
     names = predictor.detector.classes
+    ids = settings.get("category_ids", list(range(len(names))))
+    if not isinstance(ids, list) or list(map(type, ids)) != [int] * len(names):
+        raise ConfigError(
+            f"{os.path.join(folder, SETTINGS)}: 'category_ids' must be a whole number for each of "
+            f"the {len(names)} 'classes'"
+        )
 
     def predict(images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         outputs: Any = predictor(list(images))
@@ -144,9 +150,10 @@ def _exported(
     return Model(
         name=os.path.basename(os.path.abspath(folder)),
         predict=predict,
-        categories=_categories(len(names), names, {}),
+        categories=_categories(len(names), names, dict(enumerate(ids))),
         masks="masks" in settings["outputs"],
         device="cpu",
+        backend=settings["input"]["resize"],
     )
 
 

@@ -1,14 +1,15 @@
 """Exports by the front door: the command writes a folder, which detects what the model detects."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import pytest
 import torch
 
-from hrnet_d2 import Predictor
+from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.cli import main
-from hrnet_d2.export import load, runtime, settings
+from hrnet_d2.export import ExportError, load, runtime, settings
 from hrnet_d2.export.checking import TOLERANCES, compare, match
 from tests.export.models import case_config, case_predictor
 from tests.export.test_graph import IMAGE, eager
@@ -157,6 +158,23 @@ def test_int8_names_its_extra(tmp_path, capsys, monkeypatch):
     assert "int8 needs nncf, not installed here: pip install 'hrnet_d2[int8]'" in (
         capsys.readouterr().err
     )
+
+
+def test_an_undefined_ap_is_no_loss_of_ap(monkeypatch):
+    """Detectron2 gives NaN for a task without annotations, or if nothing was found."""
+    from hrnet_d2.export import exporting
+
+    cfg = model_zoo.get_config("mask_rcnn/mask_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    predictor = SimpleNamespace(cfg=cfg)
+    found = {"bbox": 30.0, "segm": float("nan")}
+    monkeypatch.setattr(exporting, "ExportedPredictor", lambda detector: None)
+    monkeypatch.setattr(exporting, "average_precision", lambda cfg, predict: found)
+    precision = exporting._evaluate(predictor, None, lambda line: None)
+    assert precision["model"] == precision["export"] == {"bbox": 30.0}
+    assert exporting._problem("int8", [], precision) == ""
+    found["bbox"] = float("nan")
+    with pytest.raises(ExportError, match="the model has no AP on coco_2017_val: it found nothing"):
+        exporting._evaluate(predictor, None, lambda line: None)
 
 
 def test_a_comparison_of_nothing_is_said(faster, tmp_path, monkeypatch):

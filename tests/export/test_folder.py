@@ -1,12 +1,13 @@
 """What may be written where, and what is left when an export fails."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from hrnet_d2.cli import main
-from hrnet_d2.export import ExportError, settings
-from hrnet_d2.export.folder import new_folder
+from hrnet_d2.export import ExportError, export, settings
+from hrnet_d2.export.folder import new_folder, refuse_existing
 from hrnet_d2.export.settings import check_arguments
 
 
@@ -65,6 +66,50 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
         fill(tmp_path / "exported", "text")
 
 
+def test_a_link_is_followed(tmp_path):
+    fill(tmp_path / "v1", "first")
+    (tmp_path / "current").symlink_to("v1")
+    with pytest.raises(ExportError, match="current has an exported detector"):
+        fill(tmp_path / "current", "second")
+    fill(tmp_path / "current", "second", overwrite=True)
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "v1" / "settings.json").read_text() == "second"
+    (tmp_path / "next").symlink_to("v2")
+    fill(tmp_path / "next", "third")
+    assert (tmp_path / "v2" / "settings.json").read_text() == "third"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "next", "v1", "v2"]
+
+
+def test_folders_that_cannot_be_renamed(tmp_path, monkeypatch):
+    """Told before the work, not after it."""
+    (tmp_path / "volume").mkdir()
+    monkeypatch.chdir(tmp_path / "volume")
+    for target in (".", tmp_path):
+        with pytest.raises(ExportError, match="is the folder that this runs in: give a folder in"):
+            refuse_existing(Path(target), overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path.name == "volume")
+    with pytest.raises(ExportError, match="volume is mounted and cannot be replaced"):
+        refuse_existing(tmp_path / "volume", overwrite=True)
+
+
+def test_what_cannot_be_renamed_leaves_what_was_there(tmp_path, monkeypatch):
+    target = tmp_path / "exported"
+    fill(target, "first")
+    rename = Path.rename
+
+    def failing(path, new):
+        if path.suffix == ".part":
+            raise PermissionError("in use")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(PermissionError):
+        fill(target, "second", overwrite=True)
+    assert (target / "settings.json").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_an_interrupt_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "exported", False) as folder:
         (folder / "settings.json").write_text("half")
@@ -86,6 +131,8 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, caps
     assert "--keep is for --calibrate" in capsys.readouterr().err
     assert main([*words, "--format", "pt2", "--calibrate", str(tmp_path)]) == 1
     assert "quantizes for openvino" in capsys.readouterr().err
+    with pytest.raises(ExportError, match="int8 needs --calibrate"):
+        export("no_such_file.pth", output, format="openvino", dtype="int8")
     with pytest.raises(SystemExit):
         main([*words, "--format", "tflite"])
     assert "invalid choice: 'tflite'" in capsys.readouterr().err

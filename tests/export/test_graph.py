@@ -122,6 +122,13 @@ def test_class_names_of_other_data_are_left_out(tmp_path):
     cfg.DATASETS.CLASS_NAMES = ["a", "b"]
     source = Source(Predictor(cfg, optimize=False), torch.float32)
     assert settings_of(source, "onnx", "float32")["classes"] == []
+    assert settings_of(source, "onnx", "float32")["category_ids"] == []
+
+
+def test_category_ids_are_those_of_the_dataset(tmp_path):
+    source = Source(case_predictor("faster_rcnn_hrnetv2p_w18", tmp_path), torch.float32)
+    made = settings_of(source, "onnx", "float32")
+    assert dict(zip(made["classes"], made["category_ids"], strict=True))["toothbrush"] == 90
 
 
 def test_test_time_augmentation_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from hrnet_d2.cli import main
 from hrnet_d2.data import ImageReadError
 from hrnet_d2.export import ExportError, evaluating, load, sensitivity
 from hrnet_d2.export.quantizing import MOST_IMAGES, Calibration
+from hrnet_d2.export.runtime import OUTPUTS
 from tests.export.models import case_config
 from tests.extras import needs_extra
 from tests.parity import FOLDER
@@ -79,6 +81,32 @@ def test_layers_are_quantized_and_kept(command, tmp_path, capsys):
     assert "no layer has a name with 'stage9'. Names have, for example, layer1, stage2" in (
         capsys.readouterr().err
     )
+
+
+def test_advice_if_all_groups_are_kept(monkeypatch):
+    monkeypatch.setattr(sensitivity, "layer_groups", lambda model: ["stage2"])
+    source = SimpleNamespace(openvino=None)
+    advice = sensitivity.advice(source, {}, Calibration([], ["stage2"]))
+    assert "export without --calibrate" in advice
+
+
+def test_the_network_of_an_advice_runs_once_for_an_image(monkeypatch):
+    """And not once for each of its outputs."""
+    openvino = pytest.importorskip("openvino")
+    inputs_of_runs = []
+
+    def compiled(inputs):
+        inputs_of_runs.append(inputs)
+        return dict.fromkeys(OUTPUTS)
+
+    core = SimpleNamespace(compile_model=lambda *args: compiled)
+    monkeypatch.setattr(openvino, "Core", lambda: core)
+    monkeypatch.setattr(sensitivity, "quantize", lambda *args: None)
+    monkeypatch.setattr(sensitivity, "compare", lambda detector, *_: detector._run({}) and [])
+    source = SimpleNamespace(predictor=SimpleNamespace(model=None))
+    entries = {"classes": [], "score_thresh": 0.5, "outputs": OUTPUTS}
+    assert sensitivity._share(None, source, entries, Calibration([]), "stage2") == 0
+    assert inputs_of_runs == [{}]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from hrnet_d2.export import runtime
 from hrnet_d2.export.readme import readme
 from hrnet_d2.modeling.mmdet1.boxes import resize_factor
 from hrnet_d2.modeling.mmdet1.masks import paste_masks
+from tests.extras import needs_extra
 
 SIZES = [(370, 620), (620, 370), (480, 640), (33, 45), (97, 301), (800, 1333), (256, 256)]
 
@@ -192,6 +194,24 @@ def test_a_stream_gives_what_is_complete():
     assert found == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((60, 60), np.uint8), "must have the shape"),
+        (np.zeros((60, 60, 4), np.uint8), "must have the shape"),
+        (np.zeros((60, 60, 3), np.float32), "uint8"),
+        (None, "got NoneType"),
+    ],
+)
+def test_a_stream_refuses_what_is_no_image(wrong, words):
+    detector, _, images = stream_of([(60, 60)] * 3, 8)
+    found = []
+    with pytest.raises((TypeError, ValueError), match=words):
+        for output in detector.stream([*images, wrong]):
+            found.append(output["instances"].scores[0])
+    assert found == [0, 1, 2]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """An exported folder whose graph is no graph."""
@@ -214,6 +234,8 @@ def test_folders_that_are_no_export(tmp_path):
         ({"format_version": 99}, "format version 99, this program reads 2: use the detector.py"),
         ({"format_version": 1}, "format version 1, this program reads 2.*or export again"),
         ({"outputs": ["boxes", "scores", "classes"]}, "is damaged.*'outputs' is"),
+        ({"outputs": ["scores", "boxes", "classes", "batch_index"]}, "is damaged.*'outputs' is"),
+        ({"outputs": [*runtime.OUTPUTS, ["masks"]]}, "is damaged.*'outputs' is"),
         ({"format_version": "new"}, "is damaged"),
         ({"format": "pickle"}, "is damaged"),
         ({"graph": "other.onnx"}, "is damaged"),
@@ -223,6 +245,9 @@ def test_folders_that_are_no_export(tmp_path):
         ({"input": {"format": "RGB"}}, "is damaged.*no 'resize'"),
         ({"input": ["RGB"]}, "is damaged.*'input' is"),
         ({"score_thresh": float("nan")}, "is damaged.*'score_thresh' is nan"),
+        ({"score_thresh": True}, "is damaged.*'score_thresh' is True"),
+        ({"score_thresh": 10**400}, "is damaged.*'score_thresh' is 1000"),
+        ({"long_edge": 10**400}, "is damaged.*'long_edge' is 1000"),
         ({"size_divisibility": 0}, "is damaged.*'size_divisibility' is 0"),
         ({"size_divisibility": 16}, "is damaged.*'size_divisibility' is 16"),
         ({"long_edge": -1}, "is damaged.*'long_edge' is -1"),
@@ -254,11 +279,19 @@ def test_damaged_folders(folder):
         runtime.load(folder, dtype="bfloat16")
     with pytest.raises(ValueError, match="batch is a number of images, at least 1; got 0"):
         runtime.load(folder, batch=0)
+    with pytest.raises(ValueError, match="threads is a number of threads, at least 1; got -1"):
+        runtime.load(folder, threads=-1)
     content = (folder / "settings.json").read_text()
     for text in (content[:100], "[]", "{}", content.replace('"classes"', '"names"')):
         (folder / "settings.json").write_text(text)
         with pytest.raises(ValueError, match="settings.json is damaged"):
             runtime.load(folder)
+
+
+def test_settings_may_begin_with_a_byte_order_mark(folder):
+    text = (folder / "settings.json").read_text()
+    (folder / "settings.json").write_text(text, encoding="utf-8-sig")
+    assert runtime._read_settings(folder) == json.loads(text)
 
 
 @pytest.mark.parametrize("format", ["pt2", "torchscript"])
@@ -270,16 +303,36 @@ def test_files_that_may_hold_code_must_be_trusted(folder, format):
 
 
 @pytest.mark.parametrize("format", ["pt2", "torchscript"])
-def test_a_device_that_pytorch_has_not_is_named(folder, format):
+def test_what_was_recorded_on_the_cpu_runs_there(folder, format):
     file = folder / "settings.json"
     file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
-    with pytest.raises(ValueError, match="This PyTorch has no device 'cuda:99'"):
-        runtime.load(folder, trusted=True, device="cuda:99")
+    with pytest.raises(ValueError, match=f"A {format} export was .* not on the device 'CUDA'"):
+        runtime.load(folder, trusted=True, device="CUDA")
+
+
+@pytest.mark.parametrize(
+    "format",
+    [pytest.param(name, marks=needs_extra(name)) for name in ("onnx", "openvino", "torchscript")],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_graph_that_the_runtime_cannot_load(folder, format):
+    """As those of a newer opset: runtimes raise classes of their own."""
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
+    with pytest.raises(
+        ValueError, match=r"detector.onnx cannot be loaded by .*settings.json has.*: \w+"
+    ):
+        runtime.load(folder, trusted=True)
 
 
 def test_a_missing_runtime_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="pip install onnxruntime"):
+        runtime.load(folder)
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"opencv"', '"detectron2"'))
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match="pip install pillow"):
         runtime.load(folder)
 
 
@@ -319,6 +372,38 @@ def test_files_that_are_no_images(tmp_path, backend):
             runtime.read_image(tmp_path / name, backend)
     with pytest.raises(FileNotFoundError):
         runtime.read_image(tmp_path / "missing.png", backend)
+    exif_photo(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-40])
+    with pytest.raises(ValueError, match="half.jpg cannot be decoded.*truncated"):
+        runtime.read_image(tmp_path / "half.jpg", backend)
+
+
+def test_a_jpeg_without_its_end_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    """OpenCV 4 decodes it, as 5 does not, and fills what is missing with gray."""
+    exif_photo(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-40])
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: np.full((40, 60, 3), 128, np.uint8))
+    with pytest.raises(ValueError, match="half.jpg cannot be decoded: the file is truncated"):
+        runtime.read_image(tmp_path / "half.jpg")
+
+
+def test_damaged_exif_data_are_no_reason_to_refuse_an_image(tmp_path):
+    """Tag 0x0100, a number, as text: Pillow's own exif_transpose raises struct.error."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 6
+    data = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02")
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.jpg", exif=data)
+    expected = read_image(str(tmp_path / "a.jpg"), backend="detectron2")
+    made = runtime.read_image(tmp_path / "a.jpg", "detectron2")
+    np.testing.assert_array_equal(made, expected)
+    assert made.shape == (60, 40, 3)
+
+
+def test_images_that_pillow_takes_for_bombs_are_refused(tmp_path, monkeypatch):
+    exif_photo(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as many are an error
+    with pytest.raises(ValueError, match="a.jpg cannot be decoded as an image: Image size"):
+        runtime.read_image(tmp_path / "a.jpg", "detectron2")
 
 
 def test_the_program_says_what_is_wrong_in_a_line(folder, capsys):
@@ -341,6 +426,20 @@ def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
     assert json.loads(line)["detections"][0]["class"] == "cat"
 
 
+def test_the_program_prints_scores_above_the_threshold(tmp_path, monkeypatch, capsys):
+    """Also if the graph compares another number with it, as FCOS does."""
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    detector = runtime.Detector(settings(cfg), one_of_each)
+    monkeypatch.setattr(runtime, "load", lambda folder, trusted: detector)
+    files = []
+    for value in (10, 20, 30):
+        files.append(str(tmp_path / f"{value}.png"))
+        cv2.imwrite(files[-1], np.full((60, 60, 3), value, np.uint8))
+    assert runtime.main([*files, "--score-thresh", "20"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[x["score"] for x in line["detections"]] for line in lines] == [[], [], [30.0]]
+
+
 @pytest.mark.parametrize("format", ["onnx", "openvino", "pt2", "torchscript"])
 def test_the_readme_says_how_to_run_it(format):
     cfg = model_zoo.get_config("mask_rcnn/mask_rcnn_hrnetv2p_w18_1x_coco.yaml")
@@ -348,4 +447,61 @@ def test_the_readme_says_how_to_run_it(format):
     more |= {"outputs": ["boxes", "masks"], "max_detections": 100, "classes": ["{}"] * 3}
     text = readme(settings(cfg, format=format, **more))
     assert "| out | `masks` |" in text and "3 classes" in text
+    assert "scores must be above it" in text
+    assert "class probabilities must be above it" in readme(
+        settings(cfg, **more | {"model": "FCOS"})
+    )
     assert ("trusted=True" in text) == (format in runtime.MAY_HOLD_CODE)
+
+
+def save_openvino_graph(path, inputs=("images",), outputs=runtime.OUTPUTS):
+    """A graph whose outputs are all the sums of the rows of its first input."""
+    import openvino
+    from openvino import opset13 as ops
+
+    parameters = [ops.parameter([-1, 512], np.float32, name=name) for name in inputs]
+    product = ops.matmul(parameters[0], np.ones((512, 512), np.float32), False, False)
+    for _ in range(20):  # takes long enough for other threads to come
+        product = ops.matmul(product, np.eye(512, dtype=np.float32), False, False)
+    results = [ops.result(ops.add(product, np.float32(0))) for _ in outputs]
+    for result, name in zip(results, outputs, strict=True):
+        result.input_value(0).get_tensor().set_names({name})
+    for parameter, name in zip(parameters, inputs, strict=True):
+        parameter.output(0).get_tensor().set_names({name})
+    openvino.save_model(openvino.Model(results, parameters), path)
+
+
+@needs_extra("openvino")
+def test_threads_get_the_results_of_their_own_images(tmp_path):
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    save_openvino_graph(tmp_path / "detector.xml")
+    run = runtime._openvino(tmp_path / "detector.xml", settings(cfg), "cpu", 1, None)
+
+    def wrong(value):
+        inputs = {"images": np.full((64, 512), value, np.float32)}
+        return sum(np.any(run(inputs)[0] != 512 * value) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(wrong, range(4))) == 0
+
+
+@needs_extra("openvino")
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "changes", "words"),
+    [
+        (("images",), runtime.OUTPUTS, {"arithmetic": "mmdet1"}, "the arithmetic 'mmdet1'"),
+        (("images", "scale"), runtime.OUTPUTS, {}, "the arithmetic 'mmdet2'"),
+        (("images",), runtime.OUTPUTS, {"outputs": [*runtime.OUTPUTS, "masks"]}, "output masks"),
+        (("images",), runtime.OUTPUTS, {"run_dtype": ["bf16"]}, r"not in \['bf16'\]"),
+    ],
+)
+def test_settings_of_another_graph(tmp_path, inputs, outputs, changes, words):
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    save_openvino_graph(tmp_path / "detector.xml", inputs, outputs)
+    entries = settings(cfg, **changes)
+    with pytest.raises(ValueError, match=words):
+        runtime._openvino(tmp_path / "detector.xml", entries, "CPU", 1, None)
+    names = set(inputs), set(outputs)
+    if "run_dtype" not in changes:  # what ONNX Runtime's sessions are checked with
+        with pytest.raises(ValueError, match=f"settings.json is damaged.*{words}"):
+            runtime._check_names(tmp_path / "detector.onnx", entries, *names)

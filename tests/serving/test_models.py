@@ -186,6 +186,24 @@ def test_trusted_reaches_the_loader(folder, monkeypatch, capsys):
     assert "ConfigError: trusted is True" in error_of(capsys, path, "--trusted")
 
 
+def test_an_export_is_served_as_its_settings_say(folder, monkeypatch):
+    """What decodes images, and the ids that the categories have in the dataset."""
+    path = folder("onnx")
+    monkeypatch.setitem(runtime._RUNTIMES, "onnx", lambda *_: lambda inputs: [])
+    content = json.loads((path / "settings.json").read_text())
+    model = load_model(str(path))
+    assert model.backend == "opencv" and [c.id for c in model.categories] == [0]
+    content["input"]["resize"], content["category_ids"] = "detectron2", [17]
+    (path / "settings.json").write_text(json.dumps(content))
+    model = load_model(str(path))
+    assert model.backend == "detectron2" and [c.id for c in model.categories] == [17]
+    for wrong in ([1, 2], ["17"], 17, [True]):
+        content["category_ids"] = wrong
+        (path / "settings.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match="'category_ids' must be a whole number for each"):
+            load_model(str(path))
+
+
 def test_a_runtime_that_is_not_installed_is_named(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install onnxruntime" in error_of(capsys, str(folder("onnx")))
