@@ -17,6 +17,8 @@ ORIENTATION = 0x0112  # Exif tag
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 LOST = bytes(64)
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+# What is no marker in the data of a scan: a byte 0xFF (before a zero), fill bytes and restarts.
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 @dataclass
@@ -61,8 +63,9 @@ def read_header(data: bytes) -> ImageHeader:
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     header = ImageHeader()
-    # The end marker must come after the last start of scan: an embedded thumbnail has both.
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    # The end marker must come after the last start of scan: an embedded thumbnail has both. What
+    # phones append, such as a video, may have any bytes: then the image is read from its start.
+    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda") and _end_of_jpeg(data) < 0:
         header.defect = "the file is truncated"
     place, sequential, flat = 2, False, True
     while place + 4 <= len(data):
@@ -77,7 +80,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xDA:
             zeros = data.find(LOST, place + 2 + length, data.rfind(b"\xff\xd9"))
-            if zeros >= 0 and sequential and not flat:
+            if zeros >= 0 and sequential and not flat and not 0 < _end_of_jpeg(data) < zeros:
                 header.warning = (
                     f"its pixels' data have {len(LOST)} or more zero bytes in a row from byte "
                     f"{zeros} on: a part of the file was lost"
@@ -93,6 +96,19 @@ def _read_jpeg(data: bytes) -> ImageHeader:
             flat = flat and _zeros_are_flat(body)
         place += 2 + length
     return header
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Where the end marker of a JPEG's image is, not that of a thumbnail; -1 if there is none."""
+    place = 2
+    while found := MARKER.search(data, place):
+        place = found.end()
+        marker = data[place - 1]
+        if marker == 0xD9:
+            return found.start()
+        if marker not in STANDALONE:
+            place += int.from_bytes(data[place : place + 2], "big")
+    return -1
 
 
 def _zeros_are_flat(tables: bytes) -> bool:

@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import warnings
@@ -539,8 +540,7 @@ def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndar
                 return np.asarray(_upright(picture).convert("RGB"))[:, :, ::-1]
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
-    # No end of the image after the last start of a scan: OpenCV 4 fills what is missing with gray.
-    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if data[:2] == b"\xff\xd8" and _is_truncated(data):
         raise ValueError(f"{path} cannot be decoded: the file is truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
@@ -549,6 +549,22 @@ def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndar
     if image is None:
         raise ValueError(f"{path} cannot be decoded: it is damaged, or OpenCV has no such format")
     return image
+
+
+def _is_truncated(jpeg: bytes) -> bool:
+    """Whether a JPEG has no end: OpenCV 4 fills what is missing with gray."""
+    if jpeg.rfind(b"\xff\xd9") > jpeg.rfind(b"\xff\xda"):  # the last end, and start of a scan
+        return False
+    # Else something is missing, or follows the image, such as a phone's video: read the markers,
+    # which in the data of a scan are neither zero, fill bytes nor restarts.
+    place = 2
+    while found := re.compile(rb"\xff[^\x00\xff\xd0-\xd7]").search(jpeg, place):
+        place = found.end()
+        if found[0] == b"\xff\xd9":
+            return False
+        if found[0] != b"\xff\x01":  # which has no length
+            place += int.from_bytes(jpeg[place : place + 2], "big")
+    return True
 
 
 def _upright(picture: Any) -> Any:

@@ -85,6 +85,25 @@ def test_cut_jpeg_is_found_without_opencv(tmp_path, picture, monkeypatch):
         read_image(str(path))
 
 
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("backend", ["opencv", "detectron2"])
+def test_jpegs_with_a_video_behind_them(tmp_path, photo, backend, progressive, caplog):
+    """As phones save "motion photos"; by chance it has the bytes of markers, and runs of zeros."""
+    flags = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    whole = cv2.imencode(".jpg", photo, flags)[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", photo[:8, :8])[1].tobytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = whole[:2] + segment + whole[2:]
+    video = bytes(200) + b"\xff\xda\xff\xd9" + bytes(200) + b"\xff\xda"
+    path = tmp_path / "motion.jpg"
+    path.write_bytes(whole + video)
+    np.testing.assert_array_equal(read_image(str(path), backend=backend), cv2.imread(str(path)))
+    assert not caplog.text
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ImageReadError, match=r"motion.jpg cannot be decoded"):
+        read_image(str(path), backend=backend)
+
+
 def test_not_an_image(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("not an image")

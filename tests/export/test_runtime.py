@@ -387,6 +387,14 @@ def test_a_jpeg_without_its_end_is_refused_before_it_is_decoded(tmp_path, monkey
         runtime.read_image(tmp_path / "half.jpg")
 
 
+def test_a_video_behind_a_jpeg_is_no_reason_to_refuse_it(tmp_path):
+    exif_photo(tmp_path / "motion.jpg")
+    expected = runtime.read_image(tmp_path / "motion.jpg")
+    with open(tmp_path / "motion.jpg", "ab") as file:
+        file.write(b"\xff\xda\xff\xd9" + bytes(200) + b"\xff\xda")
+    np.testing.assert_array_equal(runtime.read_image(tmp_path / "motion.jpg"), expected)
+
+
 def test_damaged_exif_data_are_no_reason_to_refuse_an_image(tmp_path):
     """Tag 0x0100, a number, as text: Pillow's own exif_transpose raises struct.error."""
     exif = Image.Exif()
