@@ -9,8 +9,18 @@ from pathlib import Path
 
 from .errors import ExportError
 from .runtime import SETTINGS
+from .settings import FORMATS
 
 __all__ = ["new_folder", "refuse_existing"]
+
+# What exports write, and what is left beside it by running their programs and looking at them.
+WRITTEN = frozenset(
+    (
+        *(SETTINGS, "README.md", "detector.py", "check.json", "backbone.pt2"),
+        *(graph for graph, _ in FORMATS.values()),
+        *("detector.onnx.data", "detector.bin", "__pycache__", ".DS_Store"),
+    )
+)
 
 
 def refuse_existing(target: Path, overwrite: bool) -> None:
@@ -39,6 +49,11 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
         raise ExportError(
             f"{target} is not empty and no exported detector: give another folder, this one is "
             "not replaced"
+        )
+    if others := sorted({path.name for path in target.iterdir()} - WRITTEN):
+        raise ExportError(
+            f"{target} also holds {', '.join(others[:3])}{', ...' if others[3:] else ''}, which no "
+            "export wrote: give another folder, this one is not replaced"
         )
     if not overwrite:
         raise ExportError(

@@ -11,6 +11,7 @@ from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.cli import main
 from hrnet_d2.export import ExportError, load, runtime, settings
 from hrnet_d2.export.checking import TOLERANCES, compare, match
+from hrnet_d2.export.folder import WRITTEN
 from tests.export.models import case_config, case_predictor
 from tests.export.test_graph import IMAGE, eager
 from tests.extras import needs_extra
@@ -48,6 +49,7 @@ def test_the_export_detects_what_the_model_detects(name, format, tmp_path, capsy
     assert {"settings.json", "README.md", "detector.py", "check.json"} <= {
         path.name for path in folder.iterdir()
     }
+    assert {path.name for path in folder.iterdir()} <= WRITTEN
     check = json.loads((folder / "check.json").read_text())
     assert all(row["ok"] for row in check["comparisons"])
 

@@ -7,7 +7,7 @@ import pytest
 
 from hrnet_d2.cli import main
 from hrnet_d2.export import ExportError, export, settings
-from hrnet_d2.export.folder import new_folder, refuse_existing
+from hrnet_d2.export.folder import WRITTEN, new_folder, refuse_existing
 from hrnet_d2.export.settings import check_arguments
 
 
@@ -58,6 +58,24 @@ def test_other_folders_and_files_are_never_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     fill(tmp_path / "empty", "text")
     assert (tmp_path / "empty" / "settings.json").exists()
+
+
+def test_other_files_beside_an_export_are_never_deleted(tmp_path):
+    """Other programs have a settings.json too."""
+    fill(tmp_path / "project", "{}")
+    (tmp_path / "project" / "thesis.tex").touch()
+    with pytest.raises(ExportError, match="also holds thesis.tex, which no export wrote"):
+        fill(tmp_path / "project", "text", overwrite=True)
+    assert (tmp_path / "project" / "thesis.tex").exists()
+
+
+def test_all_that_an_export_writes_may_be_replaced(tmp_path):
+    target = tmp_path / "exported"
+    for name in sorted(WRITTEN):
+        fill(target, "first", overwrite=True)
+        (target / name).touch()
+    fill(target, "second", overwrite=True)
+    assert [path.name for path in target.iterdir()] == ["settings.json"]
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
