@@ -219,7 +219,7 @@ def step_trainer(
         scaler = torch.amp.GradScaler("cuda")
         step = _ScaledStep(model, data_loader, optimizer, grad_scaler=scaler)
     elif amp.DTYPE == "bfloat16":
-        _autocast_in_training(model, torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16)
+        _TrainingAutocast(torch.device(cfg.MODEL.DEVICE).type, torch.bfloat16).register(model)
         step = Step(model, data_loader, optimizer)
     else:
         raise ConfigError(f"SOLVER.AMP.DTYPE is 'float16' or 'bfloat16', not {amp.DTYPE!r}")
@@ -234,21 +234,30 @@ def divide(batch: Sequence[dict], parts: int) -> list[Sequence[dict]]:
     return [batch[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
 
 
-def _autocast_in_training(model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
-    """Run the forward pass of ``model`` under autocast while it trains; bf16 needs no scaler."""
-    running: list[torch.autocast] = []
+class _TrainingAutocast:
+    """Runs the forward pass of a model under autocast while it trains; bf16 needs no scaler.
 
-    def enter(module: nn.Module, _: Any) -> None:
+    Its methods are the model's hooks: unlike functions inside a function they can be pickled, and
+    so can the model.
+    """
+
+    def __init__(self, device_type: str, dtype: torch.dtype):
+        self.device_type = device_type
+        self.dtype = dtype
+        self.running: list[torch.autocast] = []
+
+    def register(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(self.enter)
+        model.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, module: nn.Module, _: Any) -> None:
         if module.training:
-            running.append(torch.autocast(device_type, dtype=dtype))
-            running[-1].__enter__()
+            self.running.append(torch.autocast(self.device_type, dtype=self.dtype))
+            self.running[-1].__enter__()
 
-    def leave(*_: Any) -> None:
-        if running:
-            running.pop().__exit__(None, None, None)
-
-    model.register_forward_pre_hook(enter)
-    model.register_forward_hook(leave, always_call=True)
+    def leave(self, *_: Any) -> None:
+        if self.running:
+            self.running.pop().__exit__(None, None, None)
 
 
 def _named(losses: Mapping[str, float]) -> str:

@@ -1,6 +1,7 @@
 """A function of tensors replayed as one CUDA graph for each size of its inputs."""
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -20,7 +21,8 @@ class CUDAGraphs:
     The first call of a size runs, warms up and captures; later ones copy the inputs in, replay and
     return copies of the outputs.  A size that cannot be captured runs eagerly from then on, and so
     does everything on another device.  cuDNN times its algorithms while it warms up and keeps the
-    fastest, since a size that is captured comes again.
+    fastest, since a size that is captured comes again.  Threads take turns, since a graph's inputs
+    and outputs have one place in memory.
     """
 
     def __init__(self, function: Callable[..., Any], max_sizes: int = 8, warmup: int = 3):
@@ -35,14 +37,19 @@ class CUDAGraphs:
         self.max_sizes = max_sizes
         self.warmup = warmup
         self._graphs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._turn = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs belong to this process's device memory.
-        return {**self.__dict__, "_graphs": OrderedDict()}
+        return {"function": self.function, "max_sizes": self.max_sizes, "warmup": self.warmup}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def clear(self) -> None:
         """Forget every graph, as when the function's weights were moved."""
-        self._graphs.clear()
+        with self._turn:
+            self._graphs.clear()
 
     def applies(self, x: torch.Tensor) -> bool:
         """Whether a call with this input may be replayed."""
@@ -61,6 +68,10 @@ class CUDAGraphs:
             tuple(constants.items()),
             torch.is_autocast_enabled(inputs[0].device.type),
         )
+        with self._turn:
+            return self._run(key, *inputs, **constants)
+
+    def _run(self, key: Hashable, *inputs: torch.Tensor, **constants: Hashable) -> Any:
         if key not in self._graphs:
             self._graphs[key] = self._capture(*inputs, **constants)
             if len(self._graphs) > self.max_sizes:

@@ -10,7 +10,7 @@ from torch import nn
 
 from hrnet_d2.layers import winograd
 from hrnet_d2.layers.cpu_training import CPUConv2d
-from hrnet_d2.layers.norm_folding import can_fold, scale_and_offset
+from hrnet_d2.layers.norm_folding import can_fold, has_hooks, scale_and_offset
 from hrnet_d2.layers.onednn import computes_bfloat16, has_onednn
 
 from .packed_weight import PackedWeight
@@ -226,6 +226,7 @@ def can_fuse(conv: nn.Module) -> bool:
         isinstance(conv, nn.Conv2d)
         and type(conv).forward in _FORWARDS
         and type(conv)._conv_forward is nn.Conv2d._conv_forward
+        and not has_hooks(conv)
         and not isinstance(conv.padding, str)
         and can_fold(getattr(conv, "norm", None))
         and (activation is None or _is_relu(activation))

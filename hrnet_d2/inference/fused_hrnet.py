@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from torch import nn
 
-from hrnet_d2.layers.norm_folding import can_fold
+from hrnet_d2.layers.norm_folding import can_fold, has_hooks
 from hrnet_d2.modeling.backbone.hrfpn import HRFPN, upsample
 from hrnet_d2.modeling.backbone.hrnet import (
     LEVELS,
@@ -31,17 +31,21 @@ def can_rewrite(module: HRNet | HRFPN) -> bool:
     """Whether a backbone or neck has a fast form: its normalization layers must fold.
 
     Of a neck only its own layers count, not its backbone's.  Subclasses that compute something else
-    have none.
+    have none, nor those with hooks, which the fast form would not call.
     """
     kind = HRFPN if isinstance(module, HRFPN) else HRNet
     methods = ("forward", "_mix" if kind is HRFPN else "_forward")
     if any(getattr(type(module), name) is not getattr(kind, name) for name in methods):
+        return False
+    if has_hooks(module):
         return False
     if isinstance(module, HRFPN):
         names = [name[1:] for name in module._out_features]
         convs = [getattr(module, f"fpn_output{name}") for name in names]
         return all(can_fuse(conv) for conv in [module.reduction_conv, *convs])
     leaves = [m for m in module.modules() if next(m.children(), None) is None]
+    if any(map(has_hooks, module.modules())):
+        return False
     plain = (nn.ReLU, nn.Upsample)
     return all(type(m) in plain or can_fuse(m) or can_fold(m) for m in leaves if not _is_list(m))
 

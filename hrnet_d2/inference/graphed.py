@@ -117,11 +117,12 @@ class _Limits:
     def __call__(self, sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
         """(N, 1, 4): width, height, width, height."""
         key = ([tuple(size) for size in sizes], like.device)
-        if self.known is None or self.known[0] != key:
+        known = self.known  # another thread may replace it
+        if known is None or known[0] != key:
             rows = [[w, h, w, h] for h, w in sizes]
             limits = torch.tensor(rows, dtype=torch.float32, device=like.device)[:, None]
-            self.known = key, limits
-        return self.known[1]
+            known = self.known = key, limits
+        return known[1]
 
 
 class _FCOSCandidates:
@@ -204,9 +205,11 @@ class _RPNCandidates:
         """Of each level."""
         rpn: Any = self.rpn
         key = (*(x.shape[-2:] for x in maps), maps[0].device)
-        if key not in self._anchors:
-            self._anchors = {key: rpn.anchor_generator(maps)}
-        return self._anchors[key]
+        anchors = self._anchors.get(key)
+        if anchors is None:
+            anchors = rpn.anchor_generator(maps)
+            self._anchors = {key: anchors}  # at once, since another thread may replace it
+        return anchors
 
     def __call__(self, maps: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """

@@ -7,7 +7,7 @@ from detectron2.layers import ROIAlign
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
-from hrnet_d2.layers.norm_folding import can_fold
+from hrnet_d2.layers.norm_folding import can_fold, has_hooks
 from hrnet_d2.layers.roi_align import FastROIAlign
 from hrnet_d2.modeling.backbone.hrfpn import HRFPN
 from hrnet_d2.modeling.backbone.hrnet import HRNet
@@ -71,9 +71,9 @@ def _rewrite(module: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
         new = FusedHRNet(module)
     elif can_fuse(module):
         new = fuse_conv(cast(nn.Conv2d, module))
-    elif is_large(module):
+    elif is_large(module) and not has_hooks(module):
         new = FusedLinear(cast(nn.Linear, module))
-    elif type(module) is ROIAlign:
+    elif type(module) is ROIAlign and not has_hooks(module):
         new = FastROIAlign(module)
     else:
         for name, child in list(module.named_children()):
@@ -104,7 +104,7 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
         conv, layer = sequence._modules[before], sequence._modules[name]
         if not isinstance(conv, FusedConv2d) or conv.relu:
             continue
-        if type(layer) is nn.ReLU:
+        if type(layer) is nn.ReLU and not has_hooks(layer):
             conv = FusedConv2d(conv, relu=True)  # others may have this one without the ReLU
         elif layer is not None and not isinstance(layer, nn.Conv2d) and can_fold(layer):
             folded = FusedConv2d(conv, layer)

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from .applicable import trains_in_float32
 from .batch_norm import CPUBatchNorm2d
+from .norm_folding import has_hooks
 from .onednn import has_onednn, linear
 from .roi_align import FastROIAlign
 from .winograd import (
@@ -129,7 +130,7 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is ROIAlign:
+            if type(child) is ROIAlign and not has_hooks(child):
                 setattr(module, name, FastROIAlign(child))
         if isinstance(getattr(module, "trains_channels_last", None), bool):
             cast(Any, module).trains_channels_last = _prefers_channels_last()

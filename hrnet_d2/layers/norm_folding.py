@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .batch_norm import CPUBatchNorm2d
 
-__all__ = ["NormFolding", "Vectors", "can_fold", "conv_norm", "scale_and_offset"]
+__all__ = ["NormFolding", "Vectors", "can_fold", "conv_norm", "has_hooks", "scale_and_offset"]
 
 # Layer to its scale (C,) and offset (C,).
 Vectors: TypeAlias = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
@@ -34,11 +34,16 @@ _FORWARDS = (
 )
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone looks at what a module gets or returns, or changes it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def can_fold(norm: nn.Module | None) -> bool:
     """Whether a layer in eval mode is one factor and one offset for each channel."""
     if norm is None:
         return True
-    if type(norm).forward not in _FORWARDS:
+    if type(norm).forward not in _FORWARDS or has_hooks(norm):
         return False
     if isinstance(norm, _BatchNorm):
         return norm.track_running_stats and norm.running_mean is not None
@@ -148,6 +153,8 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tensor
         return norm(conv(x))
     vectors = _PASS.get()
     if vectors is None or norm not in vectors or not torch.is_grad_enabled():
+        return norm(conv(x))
+    if not isinstance(conv, nn.Conv2d) or has_hooks(conv):  # such as an adapter around one
         return norm(conv(x))
     scale, offset = vectors[norm]
     weight = conv.weight * scale[:, None, None, None]

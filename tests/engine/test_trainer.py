@@ -1,9 +1,12 @@
+import contextlib
 import json
 import logging
+import pickle
 
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
 
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.engine import Trainer, evaluate
@@ -137,6 +140,20 @@ def test_bf16_trains_and_evaluates_in_fp32(tmp_path):
     with torch.no_grad():
         trainer.model.eval()([{"image": torch.zeros(3, 64, 64)}])
     assert seen[-1] == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def test_a_model_that_trains_in_bf16_can_be_pickled_and_fails_cleanly(tmp_path):
+    options = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]
+    model = Trainer(tiny_config(tmp_path, *options)).model
+    seen = []
+    other = pickle.loads(pickle.dumps(model)).train()
+    other.backbone.reduction_conv.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    with pytest.raises(KeyError, match="image"):
+        other([{}])
+    assert not torch.is_autocast_enabled("cpu")
+    with EventStorage(), contextlib.suppress(AssertionError):  # there are no objects to learn
+        other([{"image": torch.zeros(3, 64, 64)}])
+    assert seen == [torch.bfloat16] and not torch.is_autocast_enabled("cpu")
 
 
 def test_training_in_channels_last_learns_the_same(tmp_path):

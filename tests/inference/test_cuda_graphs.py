@@ -7,6 +7,8 @@ everything but the capture itself is tested. On a GPU the same tests capture.
 import copy
 import functools
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -103,6 +105,22 @@ def models(tmp_path_factory):
     yield lambda name: _model(name, folder)
     torch.backends.cudnn.allow_tf32 = before
     _model.cache_clear()
+
+
+def test_threads_take_turns(captured):
+    def double(x):
+        time.sleep(0.001)
+        return 2 * x
+
+    run = CUDAGraphs(double)
+    inputs = [torch.full((3,), float(i), device=DEVICE) for i in range(60)]
+    with ThreadPoolExecutor(4) as pool, torch.no_grad():
+        found = list(pool.map(torch.no_grad()(run), inputs))
+    for x, y in zip(inputs, found, strict=True):
+        assert torch.equal(y, 2 * x)
+    assert len(captured) == 1
+    for other in (copy.deepcopy(run), pickle.loads(pickle.dumps(CUDAGraphs(torch.neg)))):
+        assert not other._graphs
 
 
 BATCHES = [

@@ -522,6 +522,22 @@ def test_a_backbone_with_a_forward_pass_of_its_own_keeps_it():
         torch.testing.assert_close(made[level], plain[level], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["backbone", "backbone.bottom_up", "backbone.bottom_up.bn1", "backbone.reduction_conv"]
+)
+def test_hooks_are_called(faster, name):
+    model = copy.deepcopy(faster)
+    seen = []
+    model.get_submodule(name).register_forward_hook(lambda *_: seen.append(name))
+    fast = optimize(model)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        plain, made = model.backbone(x), fast.backbone(x)
+    assert seen == [name, name]
+    for level in plain:
+        assert (made[level] - plain[level]).abs().max() < 2e-5 * plain[level].abs().max()
+
+
 def test_group_norm_backbone_keeps_its_norms():
     torch.manual_seed(0)
     model = nn.Module()

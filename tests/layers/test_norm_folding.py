@@ -82,7 +82,8 @@ def test_layers_that_measure_the_batch_run_as_they_are(batch_statistics):
 
 def test_inference_and_the_key_leave_the_layers_apart():
     conv, norm, calls = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval(), []
-    norm.register_forward_hook(lambda *_: calls.append(1))
+    forward = norm.forward
+    norm.forward = lambda x: calls.append(1) or forward(x)
     x, folding = torch.randn(2, 3, 8, 8), NormFolding([norm])
     conv_norm(conv, norm, x)
     with torch.no_grad(), folding.forward_pass():
@@ -145,6 +146,40 @@ def test_a_layer_that_does_more_than_normalize_does_not_fold():
         expected = net(x)
     for name, level in net(x).items():
         torch.testing.assert_close(level, expected[name])
+
+
+class _Adapted(nn.Module):
+    """A layer around a convolution, as adapters of low rank are."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.adapter = nn.Conv2d(inner.in_channels, inner.out_channels, 1, bias=False)
+
+    @property
+    def weight(self):
+        return self.inner.weight
+
+    def forward(self, x):
+        return self.inner(x) + self.adapter(x)
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.downsample.0"])
+def test_layers_with_hooks_or_around_others_do_not_fold(name):
+    torch.manual_seed(0)
+    net = HRNet(4, norm_eval=True).train()
+    for norm in net.folding.norms:
+        nn.init.constant_(norm.weight, 0.3)  # activations stay finite
+    net.layer1[0].conv1 = _Adapted(net.layer1[0].conv1)
+    net.get_submodule(name).register_forward_hook(lambda module, x, out: 2 * out)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = net(x)
+    levels = net(x)
+    for key, level in levels.items():
+        torch.testing.assert_close(level, expected[key])
+    levels["res2"].sum().backward()
+    assert net.layer1[0].conv1.adapter.weight.grad.abs().sum() > 0
 
 
 def _after_a_step(net: HRNet) -> None:

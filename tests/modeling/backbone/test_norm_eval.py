@@ -247,7 +247,9 @@ def test_norms_fold_only_where_statistics_are_held(measured):
     """Folded, layers are no longer called."""
     for loaded in (True, False):
         net, called = HRNet(4), []
-        net.stage4[0].branches[0][0].bn1.register_forward_hook(lambda *_, c=called: c.append(1))
+        norm = net.stage4[0].branches[0][0].bn1
+        forward = norm.forward  # a hook would keep the layer from folding
+        norm.forward = lambda x, c=called, f=forward: c.append(1) or f(x)
         if loaded:
             net.load_state_dict(plain(measured))
         step(net)
