@@ -9,6 +9,9 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["FastROIAlign"]
 
+# Entries of a matrix, each of some 80 bytes while it is made: large regions are pooled in parts.
+MOST_ENTRIES = 2**21
+
 
 class _Entries(NamedTuple):
     """A sparse matrix from pixels to bins, E = number of its entries, sorted by bin.
@@ -91,12 +94,27 @@ class FastROIAlign(ROIAlign):
             or torch.jit.is_tracing()
         ):
             return super().forward(x, rois)
-        with torch.no_grad():
-            entries = self._entries(rois, x.shape[-2], x.shape[-1])
+        maps = x.float()  # as torchvision's kernel under autocast
+        parts = []
+        for part in self._parts(rois, x.shape[-2], x.shape[-1]):
+            with torch.no_grad():
+                entries = self._entries(part, x.shape[-2], x.shape[-1])
+            parts.append(_Pooling.apply(maps, entries).to(x.dtype))
+        pooled = parts[0] if len(parts) == 1 else torch.cat(parts)
         rows, columns = self._bins()
-        # In float32, as torchvision's kernel under autocast, and back.
-        pooled: torch.Tensor = _Pooling.apply(x.float(), entries).to(x.dtype)
         return pooled.view(len(rois), rows, columns, x.shape[1]).permute(0, 3, 1, 2)
+
+    def _parts(self, rois: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
+        """The regions, divided where they would have too many entries."""
+        rows, columns = self._bins()
+        if len(rois) * (height + 2 * rows) * (width + 2 * columns) <= MOST_ENTRIES:
+            return (rois,)
+        # A bin reads at most two pixels more than it covers.
+        extent = (rois[:, 3:] - rois[:, 1:3]).double() * self.spatial_scale
+        across = extent[:, 0].clamp(0, width) + 2 * columns
+        entries = across * (extent[:, 1].clamp(0, height) + 2 * rows)
+        numbers = (entries.cumsum(0) / MOST_ENTRIES).floor()
+        return rois.split(numbers.unique_consecutive(return_counts=True)[1].tolist())
 
     def _bins(self) -> tuple[int, int]:
         size = self.output_size

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.layers import ROIAlign
 
+from hrnet_d2.layers import roi_align
 from hrnet_d2.layers.roi_align import FastROIAlign
 
 ROIS = [
@@ -45,6 +46,29 @@ def test_many_random_regions():
     with torch.no_grad():
         made = FastROIAlign(pooler)(x, rois)
     torch.testing.assert_close(made, pooler(x, rois), rtol=0, atol=5e-6)
+
+
+def test_large_regions_are_pooled_in_parts(monkeypatch):
+    """A thousand of an image's size, as HTC's semantic branch may pool, would take gigabytes."""
+    sizes = []
+    entries = FastROIAlign._entries
+
+    def measured(self, *args):
+        made = entries(self, *args)
+        sizes.append(len(made.pixel))
+        return made
+
+    monkeypatch.setattr(FastROIAlign, "_entries", measured)
+    pooler = FastROIAlign(ROIAlign((4, 5), 0.5, 0))
+    x, rois = torch.randn(2, 3, 32, 48, requires_grad=True), torch.tensor(ROIS * 20)
+    whole = pooler(x, rois)
+    (expected,) = torch.autograd.grad(whole.square().sum(), x)
+    monkeypatch.setattr(roi_align, "MOST_ENTRIES", 20_000)
+    divided = pooler(x, rois)
+    assert len(sizes) > 3 and max(sizes[1:]) <= 20_000 and sum(sizes[1:]) == sizes[0]
+    assert torch.equal(divided, whole)
+    (made,) = torch.autograd.grad(divided.square().sum(), x)
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_no_regions_and_gradients():
