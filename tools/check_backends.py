@@ -110,10 +110,13 @@ def table(rows: list[dict]) -> str:
 
 
 def cell(row: dict | None) -> str:
+    """How far apart, and how many match if not all do."""
     if row is None:
         return ""
     mark = "✓" if row["holds"] else "✗"
-    text = f"{mark} {row['matched']}/{row['expected']}, {row['box']:.0e} px"
+    text = f"{mark} {row['box']:.0e} px"
+    if row["matched"] < row["expected"]:
+        text = f"{mark} {row['matched']}/{row['expected']}, {row['box']:.0e} px"
     return f"{text}, {row['mask_iou']:.3f}" if "mask_iou" in row else text
 
 
