@@ -24,7 +24,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +211,9 @@ def runs_without_torch(predictor: Any, folder: Path, image: np.ndarray, bare: st
 def table(rows: list[dict]) -> str:
     """The matrix in Markdown, with the reasons of what is missing."""
     reasons: list[str] = []
-    main = _table(rows, TITLES, COLUMNS, reasons)
-    others = _table(rows, OTHERS, FEW, reasons)
+    main = _table(_grid(rows, TITLES, COLUMNS, reasons))
+    # Many cases and few columns: a line for each case.
+    others = _table([*zip(*_grid(rows, OTHERS, FEW, reasons), strict=True)])
     notes = [
         textwrap.fill(f"{i}. {reason}", 120, subsequent_indent="   ")
         for i, reason in enumerate(reasons, 1)
@@ -221,22 +222,23 @@ def table(rows: list[dict]) -> str:
     return "".join("\n".join(part) + "\n\n" for part in parts if part)
 
 
-def _table(rows: list[dict], titles: dict, columns: list, reasons: list[str]) -> list[str]:
-    """A row for each column of the matrix, and a column for each case that was run; or []."""
+def _grid(rows: list[dict], titles: dict, columns: list, reasons: list[str]) -> list[list[str]]:
+    """Cells with their titles: columns of the matrix by cases that were run; [] without any."""
     columns = sorted(columns, key=lambda column: ([*FORMATS].index(column[0]), column[1]))
     by_cell = {key(row): row for row in rows}
     cases = [case for case in titles if any(case == cell[0] for cell in by_cell)]
-    if not cases:
-        return []
-    lines = [
-        "| | " + " | ".join(titles[case] for case in cases) + " |",
-        "| --- |" + " --- |" * len(cases),
-    ]
+    grid = [["", *(titles[case] for case in cases)]]
     for format, dtype in columns:
         found = [by_cell.get((case, format, dtype)) for case in cases]
         cells = ["" if row is None else cell(row, reasons) for row in found]
-        lines.append(f"| {format} {SHORT[dtype]} | " + " | ".join(cells) + " |")
-    return lines
+        grid.append([f"{format} {SHORT[dtype]}", *cells])
+    return grid if cases else []
+
+
+def _table(grid: Sequence[Sequence[str]]) -> list[str]:
+    """A grid, whose first row is the head, as Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in grid]
+    return [lines[0], "|" + " --- |" * len(grid[0]), *lines[1:]] if lines else []
 
 
 def cell(row: dict, reasons: list[str]) -> str:
