@@ -117,12 +117,14 @@ def compare(
         detector: of the export.
         predict: runs the model.
         model: whose threshold ``predict`` obeys.
-        images: (H, W, 3) uint8 BGR.
+        images: (H, W, 3) uint8 BGR; none: nothing is compared.
         tolerance: what counts as the same.
 
     Returns:
         A comparison for each image, and for both of the batch.
     """
+    if not images:
+        return []
     pair = [images[0], np.ascontiguousarray(images[0][:, ::-1])]
     configured = detector.score_thresh
     threshold, batch = configured, detector.batch

@@ -77,7 +77,7 @@ def export(
             stores its weights as float16, or computes in bfloat16 where the processor has it.
         overwrite: replace an exported detector in ``output``.
         images: (H, W, 3) uint8 BGR to compare on; by default a drawn one, at two sizes, and with
-            ``calibrate`` the first of these images.
+            ``calibrate`` the first of these images. An empty list compares nothing.
         calibrate: folder of images like those that the detector will see, some hundred: quantize
             the layers to 8-bit integers on them (OpenVINO only).
         keep: parts of names of layers that stay in float32 when quantizing.
@@ -186,12 +186,12 @@ def write_export(
             report("Compiling the backbone, which takes some minutes")
             worst = write_compiled_backbone(predictor.model, folder / "backbone.pt2")
             report(f"backbone.pt2: differs from the model by {worst:.1e} of the largest value")
-        report("Comparing it with the model")
+        report("Comparing it with the model" if images else "Not compared: there are no images")
         detector = runtime.load(folder, trusted=True)
         comparisons = compare(detector, predictor, predictor.model, images, TOLERANCES[dtype])
-        for line in table(comparisons):
+        for line in table(comparisons) if comparisons else ():
             report(line)
-        if not any(c.expected or c.made for c in comparisons):
+        if comparisons and not any(c.expected or c.made for c in comparisons):
             report(
                 "Nothing was compared: neither found anything, down to scores of "
                 f"{LOWEST_THRESHOLD}. Name a photograph with --image in which there is something"

@@ -183,15 +183,22 @@ def test_a_comparison_of_nothing_is_said(faster, tmp_path, monkeypatch):
     """A model that finds nothing, such as one that is hardly trained, equals any export."""
     from hrnet_d2.export import exporting
 
-    nothing = compare(eager(faster).detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])[
-        0
-    ].as_dict() | dict.fromkeys(("expected", "made", "same", "confident", "confident_same"), 0)
-    monkeypatch.setattr(exporting, "compare", lambda *args: [exporting.Comparison(**nothing)])
+    detector = eager(faster).detector
+    nothing = compare(detector, faster, faster.model, [IMAGE], TOLERANCES["float32"])[0].as_dict()
+    nothing |= dict.fromkeys(("expected", "made", "same", "confident", "confident_same"), 0)
     monkeypatch.setattr(exporting, "_write_graph", lambda *args: None)
     monkeypatch.setattr(exporting.runtime, "load", lambda *args, **options: None)
     source = exporting.Source(faster, torch.float32)
     lines: list[str] = []
-    exporting.write_export(
-        source, tmp_path / "exported", "pt2", "float32", [IMAGE], report=lines.append
-    )
+
+    def write(name, images):
+        lines.clear()
+        exporting.write_export(
+            source, tmp_path / name, "pt2", "float32", images, report=lines.append
+        )
+
+    write("without images", [])
+    assert lines[0] == "Not compared: there are no images" and len(lines) == 2
+    monkeypatch.setattr(exporting, "compare", lambda *args: [exporting.Comparison(**nothing)])
+    write("without detections", [IMAGE])
     assert any("Nothing was compared" in line and "--image" in line for line in lines)
