@@ -27,6 +27,7 @@ __all__ = [
     "convert",
     "find_files",
     "find_images",
+    "listed",
     "polygon_box",
 ]
 
@@ -95,6 +96,13 @@ class Reader(Protocol):
         ...
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, and of long ones both ends, for a message."""
+    half = LONGEST // 2
+    shown = [n if len(n) <= LONGEST else f"{n[:half]}...{n[-half:]}" for n in names[:SHOWN]]
+    return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+
+
 class Problems:
     """Problems of a kind and where they are, which become one error of a report each."""
 
@@ -115,10 +123,7 @@ class Problems:
 
     def listed(self, files: Iterable[str | Path]) -> str:
         """The first of many files, for a message."""
-        names = [str(file).removeprefix(f"{self.root}{os.sep}") for file in files]
-        half = LONGEST // 2
-        shown = [n if len(n) <= LONGEST else f"{n[:half]}...{n[-half:]}" for n in names[:SHOWN]]
-        return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+        return listed([str(file).removeprefix(f"{self.root}{os.sep}") for file in files])
 
 
 class ImageSizes:

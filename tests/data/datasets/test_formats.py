@@ -392,3 +392,11 @@ def test_files_of_another_format_are_told(tmp_path):
     data = find_data(root)
     assert data.format == "YOLO"
     assert any("Pascal VOC: those of YOLO are used" in w for w in data.warnings)
+
+
+def test_long_paths_that_are_not_there_are_shortened(tmp_path):
+    text = f"path: {'.' * 5000}\ntrain: images\nval: images\nnames: [cat]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DatasetError, match="there is no .*, which it gives for 'train'") as error:
+        find_data(tmp_path / "data.yaml")
+    assert len(str(error.value)) < 1000 + len(str(tmp_path))
