@@ -160,7 +160,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # "!!set [a]" has none
+        for key, _ in pairs:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(
@@ -183,6 +184,8 @@ def _check_text(filename: str, text: str) -> None:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{filename} is not valid YAML: {_text(error)}") from error
+    except ValueError as error:  # of Python's types: a month of 13, or a number of 5000 digits
+        raise ConfigError(f"{filename} has a value that cannot be read: {error}") from error
     if values is None:
         raise ConfigError(f"{filename} is empty: a config is a mapping of keys to values")
     if not isinstance(values, dict):

@@ -46,6 +46,9 @@ def test_a_config_runs_no_code(tmp_path, base):
         ("VERSION: new\n", "leaf.yaml"),
         ("INPUT:\nMODEL:\n  MASK_ON: True\n", "the section INPUT is empty"),
         ("\x00\x01", "not valid YAML"),
+        (f"SEED: {'9' * 5000}\n", "a value that cannot be read"),
+        ("SEED: 2026-13-01\n", "a value that cannot be read"),
+        ("SEED: !!set [a]\n", "!!set|mapping"),
     ],
 )
 def test_unusable_files_are_named(tmp_path, text, message):
