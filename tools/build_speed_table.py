@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cpu_tables  # noqa: E402
 import gpu_tables  # noqa: E402
+from tables import of_task  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- speed-table:begin -->", "<!-- speed-table:end -->"
@@ -36,7 +37,7 @@ def all_tables(reports: list[dict]) -> str:
     on_gpu = [report for report in reports if gpu_tables.is_on_gpu(report)]
     for sections, some in ((cpu_tables.SECTIONS, _on_cpu(reports)), (gpu_tables.SECTIONS, on_gpu)):
         for title, (task, build) in sections.items():
-            made = cpu_tables.of_task(some, task)
+            made = of_task(some, task)
             if made:
                 commands = "\n".join(_wrap(report["command"]) for report in made)
                 parts.append(f"## {title}\n\n{build(some)}\n\n```bash\n{commands}\n```")
@@ -63,13 +64,13 @@ def documents(reports: list[dict]) -> dict[Path, str]:
     """The files that contain tables, and their tables."""
     on_cpu, on_gpu = _on_cpu(reports), [r for r in reports if gpu_tables.is_on_gpu(r)]
     short = f"{cpu_tables.inference_table(on_cpu)}\n\n{cpu_tables.training_table(on_cpu)}"
-    first = cpu_tables.of_task(on_cpu, "runtimes")[:1]
+    first = of_task(on_cpu, "runtimes")[:1]
     if first:
         short += f"\n\n{cpu_tables.runtimes_table(first)}"
-    if cpu_tables.of_task(on_gpu, "inference"):
+    if of_task(on_gpu, "inference"):
         short += f"\n\n{gpu_tables.short_inference_table(on_gpu)}"
     found = {ROOT / "README.md": short, ROOT / "benchmarks" / "README.md": all_tables(reports)}
-    if cpu_tables.of_task(on_cpu, "tiles"):
+    if of_task(on_cpu, "tiles"):
         found[ROOT / "docs" / "predict.md"] = cpu_tables.tiles_table(on_cpu)
     return found
 

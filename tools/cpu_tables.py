@@ -2,11 +2,7 @@
 
 import textwrap
 
-from tabulate import tabulate
-
-
-def of_task(reports: list[dict], task: str) -> list[dict]:
-    return [report for report in reports if report.get("task") == task]
+from tables import all_results, config_name, markdown, of_task
 
 
 def _results(reports: list[dict]) -> list[dict]:
@@ -16,14 +12,6 @@ def _results(reports: list[dict]) -> list[dict]:
         for report in reports
         for result in report["results"]
     ]
-
-
-def _name(config: str) -> str:
-    return f"`{config.rsplit('/', 1)[-1].removesuffix('.yaml')}`"
-
-
-def _table(rows: list[list], columns: list[str]) -> str:
-    return tabulate(rows, columns, tablefmt="pipe", disable_numparse=True)
 
 
 def _place(report: dict) -> str:
@@ -50,7 +38,7 @@ def inference_table(reports: list[dict]) -> str:
         apart = fast["difference"]
         rows.append(
             [
-                _name(result["config"]),
+                config_name(result["config"]),
                 result["instructions"],
                 "{}x{}".format(*result["size"]),
                 f"{plain['median_ms'] / 1e3:.2f}",
@@ -71,7 +59,7 @@ def inference_table(reports: list[dict]) -> str:
         "largest difference",
     ]
     how = "medians, both paths interleaved in one run."
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def runtimes_table(reports: list[dict]) -> str:
@@ -79,7 +67,7 @@ def runtimes_table(reports: list[dict]) -> str:
     reports = of_task(reports, "runtimes")
     rows = [
         [
-            _name(result["config"]),
+            config_name(result["config"]),
             name,
             f"{path['median_ms']:.0f}",
             f"{path['speedup']:.2f}x",
@@ -93,7 +81,7 @@ def runtimes_table(reports: list[dict]) -> str:
         "one run. To get ready is to load a checkpoint, and to export it or to convert it."
     )
     columns = ["config", "run by", "ms", "speedup vs. plain", "ready, s"]
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def startup_table(reports: list[dict]) -> str:
@@ -101,7 +89,7 @@ def startup_table(reports: list[dict]) -> str:
     reports = of_task(reports, "startup")
     rows = [
         [
-            _name(result["config"]),
+            config_name(result["config"]),
             f"{result['file_bytes'] / 2**20:.0f}",
             f"{result['import_s']:.1f}",
             f"{result['load_s']:.1f}",
@@ -113,7 +101,7 @@ def startup_table(reports: list[dict]) -> str:
     ]
     columns = ["config", "file, MiB", "import, s", "load, s", "first image, s"]
     columns += ["loading, MiB", "peak, MiB"]
-    return _table(rows, columns) + _measured(reports, "medians of fresh processes.")
+    return markdown(rows, columns) + _measured(reports, "medians of fresh processes.")
 
 
 def parts_table(reports: list[dict]) -> str:
@@ -124,8 +112,8 @@ def parts_table(reports: list[dict]) -> str:
         for path in ("plain", "optimized"):
             parts = result["paths"][path]["parts_ms"]
             figures = [f"{parts[n] / 1e3:.2f}" if n in parts else "" for n in names]
-            rows.append([_name(result["config"]), result["instructions"], path, *figures])
-    return _table(rows, ["config", "processor", "path", *names])
+            rows.append([config_name(result["config"]), result["instructions"], path, *figures])
+    return markdown(rows, ["config", "processor", "path", *names])
 
 
 def training_table(reports: list[dict]) -> str:
@@ -133,7 +121,7 @@ def training_table(reports: list[dict]) -> str:
     reports = of_task(reports, "train")
     rows = [
         [
-            _name(result["config"]),
+            config_name(result["config"]),
             result["instructions"],
             f"{result['batch']} x " + "{}x{}".format(*result["size"]),
             result["switch"],
@@ -152,7 +140,7 @@ def training_table(reports: list[dict]) -> str:
         "speedup vs. plain",
         "peak, GiB",
     ]
-    return _table(rows, columns) + _measured(
+    return markdown(rows, columns) + _measured(
         reports, "medians, all interleaved in one run; memory measured in a separate process."
     )
 
@@ -172,7 +160,7 @@ def operators_table(reports: list[dict]) -> str:
         for name, share in result.get("operators", {}).items()
     ]
     columns = ["processor", "images", "switches", "operator", "%", "s/iter"]
-    return _table(rows, columns) + _measured(
+    return markdown(rows, columns) + _measured(
         reports, "each operator's own time in one iteration under PyTorch's profiler."
     )
 
@@ -192,7 +180,7 @@ def growth_table(reports: list[dict]) -> str:
     """Cost by image size, number of proposals and batch size."""
     reports = of_task(reports, "growth")
     rows = []
-    for result in (result for report in reports for result in report["results"]):
+    for result in all_results(reports):
         for path, figures in result.items():
             if path in ("config", "axis", "value"):
                 continue
@@ -201,8 +189,8 @@ def growth_table(reports: list[dict]) -> str:
             else:
                 cost = f"{figures['peak_memory_bytes'] / 2**30:.2f} GiB"
             rows.append([result["axis"], f"{result['value']:g}", path, cost])
-    return _table(rows, ["axis", "value", "path", "cost"]) + _measured(
-        reports, f"{_name(reports[0]['results'][0]['config'])}, medians."
+    return markdown(rows, ["axis", "value", "path", "cost"]) + _measured(
+        reports, f"{config_name(reports[0]['results'][0]['config'])}, medians."
     )
 
 
@@ -215,7 +203,12 @@ def loop_table(reports: list[dict]) -> str:
         parts = [hooks.pop("Averaging"), sum(hooks.values())]
         shares = [f"{ms:.2f} ({ms / result['bare_mean_ms']:.2%})" for ms in parts]
         bare, full = result["bare_median_ms"], result["full_median_ms"]
-        row = [_name(result["config"]), f"{bare:.1f}", f"{full:.1f}", f"{full / bare - 1:+.1%}"]
+        row = [
+            config_name(result["config"]),
+            f"{bare:.1f}",
+            f"{full:.1f}",
+            f"{full / bare - 1:+.1%}",
+        ]
         rows.append([*row, *shares, f"{result['checkpoint_s']:.1f}"])
         iterations = result["iterations"]
     columns = ["config", "bare, ms", "with all, ms", "more"]
@@ -225,7 +218,7 @@ def loop_table(reports: list[dict]) -> str:
         "the same images; medians, and means of the hooks. Training on own data saves a "
         "checkpoint about once an epoch."
     )
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def formats_table(reports: list[dict]) -> str:
@@ -242,7 +235,7 @@ def formats_table(reports: list[dict]) -> str:
     columns = ["format", "images", "objects", "classes", "AP", "AP50", "last loss"]
     columns.append("SHA-256 of the weights")
     how = "training and validation data; one seed."
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def baseline_table(reports: list[dict]) -> str:
@@ -256,7 +249,7 @@ def baseline_table(reports: list[dict]) -> str:
     ]
     columns = ["seed", "iterations", "AP", "AP50", "AP, averaged", "AP50, averaged"]
     how = "Faster R-CNN W18 from scratch on photographs of blood cells (BCCD)."
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def curves_table(reports: list[dict]) -> str:
@@ -277,14 +270,14 @@ def curves_table(reports: list[dict]) -> str:
             f"Between the two seeds of `{name}`: {seeds:.1%}."
         )
     spans = [f"{i + 1}/10" for i in range(max(len(row) for row in rows) - 2)]
-    return _table(rows, ["switches", "seed", *spans]) + notes
+    return markdown(rows, ["switches", "seed", *spans]) + notes
 
 
 def data_table(reports: list[dict]) -> str:
     """Milliseconds per image of each step."""
     reports = of_task(reports, "data")
     rows = [[r["step"], f"{r['median_ms']:.1f}"] for report in reports for r in report["results"]]
-    return _table(rows, ["step", "ms/image"]) + _measured(reports, "medians, one process.")
+    return markdown(rows, ["step", "ms/image"]) + _measured(reports, "medians, one process.")
 
 
 def evaluation_table(reports: list[dict]) -> str:
@@ -298,14 +291,14 @@ def evaluation_table(reports: list[dict]) -> str:
             f"\n\nSpeedup: {last['speedup']}x. The largest difference between the "
             f"{last['metrics']} metrics is {last['largest_difference']:.0e}."
         )
-    return _table(rows, ["evaluator", "images", "s"]) + notes
+    return markdown(rows, ["evaluator", "images", "s"]) + notes
 
 
 def serving_table(reports: list[dict]) -> str:
     """What clients of a server saw, by the size of its batches."""
     rows = []
     reports = of_task(reports, "serve")
-    for result in (result for report in reports for result in report["results"]):
+    for result in all_results(reports):
         latency, memory = result["latency_ms"], result["memory_mib"]
         rows.append(
             [
@@ -325,14 +318,14 @@ def serving_table(reports: list[dict]) -> str:
         "each client asks as soon as it has its answer; clients on the same machine.\nFailed: "
         "wrong or refused. MiB: memory after a quarter of the time and at its end."
     )
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def prediction_table(reports: list[dict]) -> str:
     """A folder of images from files to results, by the threads that run the network."""
     rows = []
     reports = of_task(reports, "predict")
-    for result in (result for report in reports for result in report["results"]):
+    for result in all_results(reports):
         rows.append(
             [
                 f"{result['images']:,}",
@@ -348,14 +341,14 @@ def prediction_table(reports: list[dict]) -> str:
         )
     columns = ["images", "size", "computed in", "streams", "images/s", "CPU, ms", "network"]
     columns += ["peak, MiB", "growth, MiB"]
-    configs = ", ".join(dict.fromkeys(_name(r["config"]) for r in _results(reports)))
+    configs = ", ".join(dict.fromkeys(config_name(r["config"]) for r in _results(reports)))
     how = (
         f"{configs}, random weights, JPEG files to JSON lines, the best of the runs. CPU is the "
         "time of all threads for an image. Network: its share of a "
         "stream's time. Growth: the most memory in the last quarter of the run minus that in the "
         "second."
     )
-    return _table(rows, columns) + _measured(reports, how + _other_load(reports))
+    return markdown(rows, columns) + _measured(reports, how + _other_load(reports))
 
 
 def _other_load(reports: list[dict]) -> str:
@@ -380,21 +373,20 @@ def ray_table(reports: list[dict]) -> str:
             f"{result['driver_cpu_ms_per_image']:.1f}",
             f"{1e3 / result['driver_cpu_ms_per_image']:,.0f}",
         ]
-        for report in reports
-        for result in report["results"]
+        for result in all_results(reports)
     ]
     how = (
         "a network so small that it hardly counts, a local cluster, on a machine that ran other "
         "programs too; the driver's CPU time includes waiting, so that it is an upper bound."
     )
     columns = ["images", "size", "actors", "driver's CPU, ms an image", "images/s it can lead"]
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def tiles_table(reports: list[dict]) -> str:
     """What is found in a large image of known pictures, as a whole and in tiles."""
     reports = of_task(reports, "tiles")
-    results = [result for report in reports for result in report["results"]]
+    results = all_results(reports)
     bands = [key for key in results[0] if key.startswith("recall ")]
     rows = [
         [
@@ -416,7 +408,7 @@ def tiles_table(reports: list[dict]) -> str:
         "and precision, at scores from 0.5 and an IoU of 0.5; memory that the call added."
     )
     columns = ["", *sizes, "recall", "precision", "MiB"]
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 SECTIONS = {

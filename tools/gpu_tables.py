@@ -4,7 +4,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from tabulate import tabulate
+from tables import all_results, config_name, markdown, of_task
 
 HOW = (
     "medians from images in main memory to detections, all alternated in one run; float32 is "
@@ -18,22 +18,10 @@ def is_on_gpu(report: dict) -> bool:
     return "gpu" in report.get("environment", {})
 
 
-def _name(config: str) -> str:
-    return f"`{config.rsplit('/', 1)[-1].removesuffix('.yaml')}`"
-
-
-def _table(rows: list[list], columns: list[str]) -> str:
-    return tabulate(rows, columns, tablefmt="pipe", disable_numparse=True)
-
-
 def _place(report: dict) -> str:
     where = report["environment"]
     torch = where["torch"].split("+")[0]
     return f"{where['gpu']}, driver {where['driver']}, CUDA {where['cuda']}, torch {torch}"
-
-
-def _of(reports: list[dict], task: str) -> list[dict]:
-    return [report for report in reports if report.get("task") == task]
 
 
 def _measured(reports: list[dict], how: str) -> str:
@@ -41,58 +29,54 @@ def _measured(reports: list[dict], how: str) -> str:
     return "\n\n" + textwrap.fill(f"Measured on {places}: {how}", 118, break_on_hyphens=False)
 
 
-def _results(reports: list[dict]) -> list[dict]:
-    return [result for report in reports for result in report["results"]]
-
-
 def inference_table(reports: list[dict]) -> str:
     """Time of each path, by config and batch."""
-    reports = _of(reports, "inference")
+    reports = of_task(reports, "inference")
     rows = []
-    for result in sorted(_results(reports), key=lambda r: (r["config"], r["batch"])):
+    for result in sorted(all_results(reports), key=lambda r: (r["config"], r["batch"])):
         size = f"{result['batch']} x " + "{}x{}".format(*result["size"])
         for name, path in result["paths"].items():
             figures = [f"{path['median_ms']:.1f}", f"{path['speedup']:.1f}x"]
             rate = f"{path['images_per_second']:.0f}"
-            rows.append([_name(result["config"]), size, name, *figures, rate])
+            rows.append([config_name(result["config"]), size, name, *figures, rate])
     columns = ["config", "images", "path", "ms", "speedup vs. plain", "images/s"]
-    return _table(rows, columns) + _measured(reports, HOW)
+    return markdown(rows, columns) + _measured(reports, HOW)
 
 
 def short_inference_table(reports: list[dict]) -> str:
     """Single images by the paths that matter most, one row per config."""
-    reports = _of(reports, "inference")
+    reports = of_task(reports, "inference")
     names = ("plain", "optimized", "cuda-graphs", "bf16+cuda-graphs")
     rows = [
         [
-            _name(result["config"]),
+            config_name(result["config"]),
             "{}x{}".format(*result["size"]),
             *(
                 f"{path['median_ms']:.1f} ({path['speedup']:.1f}x)"
                 for path in (result["paths"][name] for name in names)
             ),
         ]
-        for result in _results(reports)
+        for result in all_results(reports)
         if result["batch"] == 1
     ]
     columns = ["config", "image", *(f"{name}, ms" for name in names)]
-    return _table(rows, columns) + _measured(reports, HOW)
+    return markdown(rows, columns) + _measured(reports, HOW)
 
 
 def training_table(reports: list[dict]) -> str:
     """Time and memory of an iteration, beside the memory that MMDetection's page states."""
-    reports = _of(reports, "train")
+    reports = of_task(reports, "train")
     stated = {m["config"]: m.get("memory_gb") for m in _models()}
     rows = [
         [
-            _name(result["config"]),
+            config_name(result["config"]),
             result["switch"],
             f"{result['median_ms']:.0f}",
             f"{result['images_per_second']:.1f}",
             f"{result['peak_memory_bytes'] / 2**30:.2f}",
             f"{stated.get(result['config']) or '':}",
         ]
-        for result in _results(reports)
+        for result in all_results(reports)
     ]
     columns = ["config", "switches", "ms/iter", "images/s", "peak, GiB", "MMDetection, GB"]
     how = (
@@ -100,7 +84,7 @@ def training_table(reports: list[dict]) -> str:
         "iterations. Peaks are of PyTorch's allocator, for one model alone. MMDetection's "
         "column is what its page states for the same batch."
     )
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 def _models() -> list[dict]:
@@ -110,22 +94,22 @@ def _models() -> list[dict]:
 
 def loader_table(reports: list[dict]) -> str:
     """Images per second that the training loader delivers."""
-    reports = _of(reports, "loader")
-    results = _results(reports)
+    reports = of_task(reports, "loader")
+    results = all_results(reports)
     processes = list(dict.fromkeys(result["workers"] for result in results))
     rates = {(r["config"], r["workers"]): f"{r['images_per_second']:.0f}" for r in results}
     configs = list(dict.fromkeys(result["config"] for result in results))
-    rows = [[_name(c), *(rates.get((c, n), "") for n in processes)] for c in configs]
+    rows = [[config_name(c), *(rates.get((c, n), "") for n in processes)] for c in configs]
     columns = ["config", *(f"{n} processes" if n else "no process" for n in processes)]
     where = reports[0]["environment"]
     how = f"\n\nImages/s, on the {where['threads']} threads of {where['processor']} beside the GPU."
-    return _table(rows, columns) + how
+    return markdown(rows, columns) + how
 
 
 def exactness_table(reports: list[dict]) -> str:
     """The reference cases, one row per way to compute them."""
-    reports = _of(reports, "exactness")
-    results = _results(reports)
+    reports = of_task(reports, "exactness")
+    results = all_results(reports)
     rows = []
     for variant in dict.fromkeys(result["variant"] for result in results):
         found = [result for result in results if result["variant"] == variant]
@@ -152,7 +136,7 @@ def exactness_table(reports: list[dict]) -> str:
         "bounds of `hrnet-d2 export` (float16 and TF32: IoU 0.8, score 0.02; bfloat16: 0.5, 0.1). "
         "The first three rows are with `FLOAT32_PRECISION highest`."
     )
-    return _table(rows, columns) + _measured(reports, how)
+    return markdown(rows, columns) + _measured(reports, how)
 
 
 SECTIONS = {

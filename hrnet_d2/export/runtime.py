@@ -558,7 +558,8 @@ def _is_truncated(jpeg: bytes) -> bool:
     # Else something is missing, or follows the image, such as a phone's video: read the markers,
     # which in the data of a scan are neither zero, fill bytes nor restarts.
     place = 2
-    while found := re.compile(rb"\xff[^\x00\xff\xd0-\xd7]").search(jpeg, place):
+    marker = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+    while found := marker.search(jpeg, place):
         place = found.end()
         if found[0] == b"\xff\xd9":
             return False
