@@ -17,7 +17,6 @@ cases may go side by side. What was never run is empty.
 
 import argparse
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -33,9 +32,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-from check_backends import against_reference, write  # noqa: E402
-
-from hrnet_d2.file_io import atomic_write  # noqa: E402
+from check_backends import against_reference, provenance, save, write  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "export_matrix.json"
 PAGE = ROOT / "docs" / "deploy.md"
@@ -110,20 +107,13 @@ def read_rows() -> list[dict]:
 
 def run(bare: str, chosen: dict[str, list[tuple[str, str]]]) -> None:
     """Export what was chosen in place of its rows, and write the JSON after each export."""
-    from hrnet_d2.benchmark.measuring import environment
-
-    found = environment("cpu")
-    where = {
-        "command": shlex.join(["python", *sys.argv]),
-        "processor": f"{found['processor']} ({found['instructions']})",
-    }
+    where = provenance()
     order = [(name, *column) for name in [*TITLES, *OTHERS] for column in COLUMNS]
     for name, columns in chosen.items():
         for row in run_case(name, columns, bare):
             others = [other for other in read_rows() if key(other) != key(row)]
             rows = sorted([*others, row | where], key=lambda row: order.index(key(row)))
-            with atomic_write(str(RESULT)) as part:
-                Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+            save(rows, RESULT)
 
 
 def run_case(name: str, columns: list[tuple[str, str]], bare: str) -> Iterator[dict]:

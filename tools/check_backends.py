@@ -76,14 +76,7 @@ def against_reference(case: Any, found: Any) -> dict:
 
 def run(names: list[str], backends: list[str]) -> int:
     """The status: 1 if a case falls short. The JSON is written after every case."""
-    from hrnet_d2.benchmark.measuring import environment
-    from hrnet_d2.file_io import atomic_write
-
-    found = environment("cpu")
-    where = {
-        "command": shlex.join(["python", *sys.argv]),
-        "processor": f"{found['processor']} ({found['instructions']})",
-    }
+    where = provenance()
     rows = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
     failed = 0
     for name in names:
@@ -93,9 +86,26 @@ def run(names: list[str], backends: list[str]) -> int:
             failed += not row["holds"]
             rows = [r for r in rows if (r["case"], r["backend"]) != (name, backend)]
             rows.append(row | where)
-            with atomic_write(str(RESULT)) as part:
-                Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+            save(rows, RESULT)
     return int(failed > 0)
+
+
+def provenance() -> dict:
+    """The command and the processor, which each row is stored with."""
+    from hrnet_d2.benchmark.measuring import environment
+
+    found = environment("cpu")
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "processor": f"{found['processor']} ({found['instructions']})",
+    }
+
+
+def save(rows: list[dict], path: Path) -> None:
+    from hrnet_d2.file_io import atomic_write
+
+    with atomic_write(str(path)) as part:
+        Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
 
 
 def table(rows: list[dict]) -> str:

@@ -12,7 +12,6 @@ hrnet_d2.data.datasets.shapes.write_shapes makes. Needs the extras onnx, openvin
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -20,9 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-from check_backends import write  # noqa: E402
-
-from hrnet_d2.file_io import atomic_write  # noqa: E402
+from check_backends import provenance, save, write  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "export_ap.json"
 PAGE = ROOT / "docs" / "deploy.md"
@@ -41,16 +38,11 @@ COLUMNS = [
 def run(weights: str, calibrate: str, opts: list[str]) -> int:
     """The status: 1 if an export could not be made or lost more than a point of AP."""
     from hrnet_d2 import model_zoo
-    from hrnet_d2.benchmark.measuring import environment
     from hrnet_d2.export.evaluating import check_evaluation
     from hrnet_d2.export.exporting import Source, cpu_predictor
     from hrnet_d2.export.settings import layers_dtype
 
-    found = environment("cpu")
-    where = {
-        "command": shlex.join(["python", *sys.argv]),
-        "processor": f"{found['processor']} ({found['instructions']})",
-    }
+    where = provenance()
     rows: list[dict] = []
     predictor = cpu_predictor(model_zoo.load_config("", [*opts, "MODEL.WEIGHTS", weights]))
     check_evaluation(predictor.cfg)
@@ -63,8 +55,7 @@ def run(weights: str, calibrate: str, opts: list[str]) -> int:
         row |= _export(sources[layers], format, dtype, calibrate)
         print(json.dumps(row), flush=True)
         rows.append(row | where)
-        with atomic_write(str(RESULT)) as part:
-            Path(part).write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+        save(rows, RESULT)
     return int(any("reason" in row for row in rows))
 
 
