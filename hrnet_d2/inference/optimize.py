@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, TypeVar, cast
 
@@ -55,6 +56,8 @@ class _InferenceOnly(nn.Module):
     _compiled: bool
     _shared: list[torch.Tensor]
     _versions: list[int]
+    # Tensors of the model given whose values this copy has in another form, and their versions.
+    _rewritten: list[tuple[weakref.ref[torch.Tensor], int]]
 
     def train(self: _Optimized, mode: bool = True) -> _Optimized:
         if mode:
@@ -66,7 +69,8 @@ class _InferenceOnly(nn.Module):
         return super().train(False)
 
     def _check_unchanged(self) -> None:
-        if [version_of(tensor) for tensor in self._shared] != self._versions:
+        changed = [version_of(tensor) for tensor in self._shared] != self._versions
+        if changed or _are_written(self._rewritten):
             raise RuntimeError(
                 "the weights of the model that was given to hrnet_d2.optimize have changed since, "
                 "so this copy would run a mixture of old and new ones: call hrnet_d2.optimize again"
@@ -99,14 +103,22 @@ class _InferenceOnly(nn.Module):
         Sent to another process, this copy would otherwise move the model's weights to shared
         memory, and there follow their changes unnoticed.
         """
-        shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared}
-        super()._apply(lambda t: t.clone() if t.untyped_storage().data_ptr() in shared else t)
-        self._shared, self._versions = [], []
+        shared = {_address(tensor) for tensor in self._shared}
+        super()._apply(lambda t: t.clone() if _address(t) in shared else t)
+        self._shared, self._versions, self._rewritten = [], [], []
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._compiled:  # nn.Module drops what it compiled
             _compile(self)
+
+
+def _are_written(versions: list[tuple[weakref.ref[torch.Tensor], int]]) -> bool:
+    for get, version in versions:  # thousands, at each image: no calls
+        tensor = get()
+        if tensor is not None and tensor._version != version:
+            return True
+    return False
 
 
 @functools.cache
@@ -244,7 +256,7 @@ def optimize(
             return _faster(choose)
         backend = "torch"
     _check_finite(model)
-    given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    given = {_address(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     device = next(model.parameters()).device.type
     if channels_last is None:
         channels_last = device == "cpu" or dtype is not None or _on_tensor_cores(device, dtype)
@@ -280,8 +292,14 @@ def optimize(
     optimized._compiled = compile
     # A detached tensor and the one that it was taken from count their changes together.
     tensors = (*model.parameters(), *model.buffers())
-    optimized._shared = [t for t in tensors if t.untyped_storage().data_ptr() in given]
+    optimized._shared = [tensor for tensor in tensors if _address(tensor) in given]
     optimized._versions = [version_of(tensor) for tensor in optimized._shared]
+    shared = {_address(tensor) for tensor in optimized._shared}
+    optimized._rewritten = [
+        (weakref.ref(tensor), tensor._version)
+        for address, tensor in given.items()
+        if address not in shared and not tensor.is_inference()
+    ]
     return optimized
 
 
@@ -367,6 +385,10 @@ def _copy_structure(model: nn.Module) -> nn.Module:
     for buffer in model.buffers():
         memo.setdefault(id(buffer), buffer.detach())
     return copy.deepcopy(model, memo)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _refuse_state(*_: Any) -> None:

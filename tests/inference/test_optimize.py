@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import gc
 import multiprocessing
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -205,12 +207,24 @@ def test_no_copy_is_made_of_changed_weights(models, copied):
         _assert_same(expected, _detect(independent, inputs)[0])
 
 
-def test_changed_statistics_are_noticed(models):
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("name", ["bn1.running_mean", "bn1.weight", "conv1.weight"])
+def test_each_change_is_noticed(models, name, fold):
     model = copy.deepcopy(models(FASTER)[1])
-    fast = optimize(model, fold=False)
-    model.backbone.bottom_up.bn1.running_mean.add_(1)
+    fast = optimize(model, fold=fold)
+    model.backbone.bottom_up.state_dict()[name].add_(1)
     with pytest.raises(RuntimeError, match="have changed since"):
         fast([_image()])
+
+
+def test_a_copy_outlives_its_model(models):
+    model = copy.deepcopy(models(FASTER)[1])
+    expected, fast = _detect(model, [_image()])[0], optimize(model)
+    weights = weakref.ref(model.backbone.bottom_up.conv1.weight)
+    del model
+    gc.collect()
+    assert weights() is None  # folded ones are not kept
+    _assert_same(expected, _detect(fast, [_image()])[0])
 
 
 def test_inference_mode(models):
