@@ -6,7 +6,7 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import Transform
 
 from .cropping import CropAroundObject, FixedSizeCrop, RandomCrop, ScaleJitter
-from .transforms import ResizeKeepRatio
+from .transforms import ResizeKeepRatio, ResizeShortestEdge
 
 __all__ = ["build_augmentation"]
 
@@ -31,7 +31,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         )
     else:
         sizes, max_size, style = node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice"
-    resize = {"opencv": ResizeKeepRatio, "detectron2": T.ResizeShortestEdge}.get(node.BACKEND)
+    resize = {"opencv": ResizeKeepRatio, "detectron2": ResizeShortestEdge}.get(node.BACKEND)
     if resize is None:
         raise ValueError(f'INPUT.BACKEND must be "opencv" or "detectron2", got {node.BACKEND!r}')
     augmentations: list[T.Augmentation] = [resize(sizes, max_size, style)]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
+from detectron2.data.transforms import ResizeTransform
 from fvcore.transforms.transform import NoOpTransform, Transform
 
-__all__ = ["OpenCVResizeTransform", "ResizeKeepRatio", "keep_ratio_size"]
+__all__ = ["OpenCVResizeTransform", "ResizeKeepRatio", "ResizeShortestEdge", "keep_ratio_size"]
 
 # Types that nearest-neighbor resizing moves without looking at the values, by size in bytes:
 # OpenCV has no signed 64-bit integers and returns 32 bits for them.
@@ -129,6 +130,21 @@ class ResizeKeepRatio(T.Augmentation):
             return NoOpTransform()
         h, w = image.shape[:2]
         return OpenCVResizeTransform(h, w, *keep_ratio_size(h, w, size, self.max_size))
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's resize, for strips too.
+
+    Detectron2 rounds the short edge of an image like 3000 x 1 down to no pixel, which Pillow
+    refuses; here it keeps one, as in :func:`keep_ratio_size`.
+    """
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        found = super().get_transform(image)
+        if isinstance(found, ResizeTransform) and not (found.new_h and found.new_w):
+            size = max(found.new_h, 1), max(found.new_w, 1)
+            return ResizeTransform(found.h, found.w, *size, found.interp)
+        return found
 
 
 def keep_ratio_size(h: int, w: int, short_edge: int, max_size: int) -> tuple[int, int]:

@@ -629,7 +629,7 @@ def _resize(image: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
     if max(sides) > long:
         shrink = long * 1.0 / max(sides)
         sides = sides[0] * shrink, sides[1] * shrink
-    new_height, new_width = (int(side + 0.5) for side in sides)
+    new_height, new_width = (max(int(side + 0.5), 1) for side in sides)
     resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
@@ -700,7 +700,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="files that OpenCV reads")
     parser.add_argument("--folder", default=str(Path(__file__).parent), help="exported detector")
     parser.add_argument(
-        "--score-thresh", type=float, help="print scores above it; default: what the model returns"
+        "--score-thresh",
+        type=_fraction,
+        help="print scores above it, 0 to 1; default: what the model returns",
     )
     args = parser.parse_args(arguments)
     try:
@@ -716,9 +718,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in args.images:
         try:
             found = detector(name)["instances"]
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of the runtimes too, as when memory is short: see above
             failed += 1
-            print(error if name in str(error) else f"{name}: {error}", file=sys.stderr)
+            text = " ".join(str(error).split()) or type(error).__name__
+            print(text if name in text else f"{name}: {text}", file=sys.stderr)
             continue
         detections: list[dict[str, Any]] = []
         for box, score, label in zip(
@@ -733,6 +736,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             detections.append({"box": box, "score": score, "class": known})
         print(json.dumps({"file": name, "detections": detections}), flush=True)
     return 1 if failed else 0
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no score: give a number from 0 to 1")
+    return value
 
 
 if __name__ == "__main__":

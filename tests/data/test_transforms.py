@@ -56,6 +56,20 @@ def test_sizes_that_detectron2_rounds_differently(size):
     assert ours == (int(h * factor + 0.5), int(w * factor + 0.5))
 
 
+@pytest.mark.parametrize(("size", "expected"), [((1, 5000), (1, 1333)), ((5000, 1), (1333, 1))])
+def test_detectron2s_resize_keeps_a_pixel_of_strips(cfg, size, expected):
+    cfg.INPUT.BACKEND, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = "detectron2", 800, 1333
+    (resize,) = build_augmentation(cfg, False)
+    image = np.full((*size, 3), 7, np.uint8)
+    resized = resize.get_transform(image).apply_image(image)
+    assert resized.shape == (*expected, 3) and (resized == 7).all()
+    # Others are resized by Detectron2 itself.
+    stock = T.ResizeShortestEdge([800, 800], 1333, "choice")
+    image = np.random.default_rng(0).integers(0, 256, (37, 62, 3), dtype=np.uint8)
+    expected = stock.get_transform(image).apply_image(image)
+    np.testing.assert_array_equal(resize.get_transform(image).apply_image(image), expected)
+
+
 def test_number_of_sizes_that_detectron2_rounds_differently():
     """142 of all sizes from 32 to 640 pixels, at (1333, 800)."""
     stock = T.ResizeShortestEdge.get_output_shape

@@ -23,7 +23,7 @@ from hrnet_d2.modeling.mmdet1.boxes import resize_factor
 from hrnet_d2.modeling.mmdet1.masks import paste_masks
 from tests.extras import needs_extra
 
-SIZES = [(370, 620), (620, 370), (480, 640), (33, 45), (97, 301), (800, 1333), (256, 256)]
+SIZES = [(370, 620), (620, 370), (480, 640), (33, 45), (97, 301), (800, 1333), (256, 256), (1, 999)]
 
 
 def settings(cfg, **changes):
@@ -434,18 +434,58 @@ def test_the_program_goes_on_after_a_bad_image(tmp_path, monkeypatch, capsys):
     assert json.loads(line)["detections"][0]["class"] == "cat"
 
 
+def test_the_program_goes_on_after_an_image_that_the_runtime_fails_on(
+    tmp_path, monkeypatch, capsys
+):
+    """The runtimes have errors of their own, such as ONNX Runtime's when memory is short."""
+    cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
+
+    class Fail(Exception):
+        pass
+
+    def run(inputs):
+        if inputs["images"].shape[2] > inputs["images"].shape[3]:
+            raise Fail("Failed to allocate\nmemory")
+        return one_of_each(inputs)
+
+    monkeypatch.setattr(
+        runtime, "load", lambda folder, trusted: runtime.Detector(settings(cfg), run)
+    )
+    files = [str(tmp_path / "tall.png"), str(tmp_path / "a.png")]
+    cv2.imwrite(files[0], np.zeros((90, 60, 3), np.uint8))
+    cv2.imwrite(files[1], np.zeros((60, 60, 3), np.uint8))
+    assert runtime.main(files) == 1
+    output = capsys.readouterr()
+    assert output.err == f"{files[0]}: Failed to allocate memory\n"
+    (line,) = output.out.splitlines()
+    assert json.loads(line)["file"] == files[1]
+
+
 def test_the_program_prints_scores_above_the_threshold(tmp_path, monkeypatch, capsys):
     """Also if the graph compares another number with it, as FCOS does."""
     cfg = model_zoo.get_config("faster_rcnn/faster_rcnn_hrnetv2p_w18_1x_coco.yaml")
-    detector = runtime.Detector(settings(cfg), one_of_each)
+
+    def run(inputs):
+        boxes, scores, *others = one_of_each(inputs)
+        return boxes, scores / 100, *others
+
+    detector = runtime.Detector(settings(cfg), run)
     monkeypatch.setattr(runtime, "load", lambda folder, trusted: detector)
     files = []
     for value in (10, 20, 30):
         files.append(str(tmp_path / f"{value}.png"))
         cv2.imwrite(files[-1], np.full((60, 60, 3), value, np.uint8))
-    assert runtime.main([*files, "--score-thresh", "20"]) == 0
+    assert runtime.main([*files, "--score-thresh", "0.25"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [[x["score"] for x in line["detections"]] for line in lines] == [[], [], [30.0]]
+    found = [[x["score"] for x in line["detections"]] for line in lines]
+    assert found == [[], [], [pytest.approx(0.3)]]
+
+
+@pytest.mark.parametrize("value", ["nan", "-0.1", "50"])
+def test_the_program_refuses_thresholds_that_are_no_scores(value, capsys):
+    with pytest.raises(SystemExit):
+        runtime.main(["photo.jpg", "--score-thresh", value])
+    assert f"{value} is no score: give a number from 0 to 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "pt2", "torchscript"])
