@@ -113,7 +113,8 @@ def with_weights(options: Sequence[str], weights: str | None) -> list[str]:
     for key, value in zip(options[::2], options[1::2], strict=True):
         if key == "MODEL.WEIGHTS" and value != weights:
             raise ConfigError(
-                f"--weights is {weights} and the option MODEL.WEIGHTS is {value}: give one of them"
+                f"The weights are {weights}, and the option MODEL.WEIGHTS is {value}: give one of "
+                "them"
             )
     return [*options, "MODEL.WEIGHTS", weights]
 

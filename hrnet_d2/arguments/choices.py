@@ -14,7 +14,7 @@ __all__ = [
 TRACKERS = ("mlflow", "wandb")
 
 EXPORT_FORMATS = ("onnx", "openvino", "torchscript", "pt2")
-EXPORT_DTYPES = ("float32", "float16", "bfloat16")
+EXPORT_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 # Of `hrnet-d2 benchmark`:
 TASKS = (

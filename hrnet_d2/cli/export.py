@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.config_file import with_weights
 from hrnet_d2.data import read_image
 from hrnet_d2.export import export
 from hrnet_d2.export.checking import check_images
@@ -22,9 +23,10 @@ def main(args: argparse.Namespace, prog: str) -> int:
         keep=bool(args.keep),
         compile_backbone=args.compile_backbone,
     )
+    options = with_weights(args.opts, args.weights)
     refuse_existing(Path(args.output), args.overwrite)
     images = check_images(read_image(args.image)) if args.image else None
-    cfg = model_zoo.load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
+    cfg = model_zoo.load_config(args.config_file, options)
     export(
         cfg,
         args.output,

@@ -73,8 +73,9 @@ def export(
             checkpoint, or a name of the model zoo.
         output: the folder to write.
         format: a key of ``FORMATS``.
-        dtype: a key of ``DTYPES``. ONNX and PyTorch's formats compute the layers in it. OpenVINO
-            stores its weights as float16, or computes in bfloat16 where the processor has it.
+        dtype: a key of ``DTYPES``, or "int8", which ``calibrate`` implies. ONNX and PyTorch's
+            formats compute the layers in it. OpenVINO stores its weights as float16, or computes
+            in bfloat16 where the processor has it.
         overwrite: replace an exported detector in ``output``.
         images: (H, W, 3) uint8 BGR to compare on; by default a drawn one, at two sizes, and with
             ``calibrate`` the first of these images. An empty list compares nothing.

@@ -39,7 +39,7 @@ def check_arguments(format: str, dtype: str) -> None:
     if format not in FORMATS:
         raise ExportError(f"There is no format {format!r}, only {', '.join(FORMATS)}")
     if dtype not in (*DTYPES, "int8"):
-        raise ExportError(f"There is no dtype {dtype!r}, only {', '.join(DTYPES)}")
+        raise ExportError(f"There is no dtype {dtype!r}, only {', '.join((*DTYPES, 'int8'))}")
     if format == "onnx" and dtype == "bfloat16":
         raise ExportError(
             "ONNX Runtime has no bfloat16 convolutions on a CPU (NOT_IMPLEMENTED: Could not find "
@@ -70,11 +70,11 @@ def check_options(
         raise ExportError(f"--compile-backbone is for the format pt2, not for {format}")
     if keep and not calibrate:
         raise ExportError("--keep is for --calibrate: nothing else is quantized")
-    if calibrate and (format, dtype) != ("openvino", "float32"):
+    if calibrate and (format != "openvino" or dtype not in ("float32", "int8")):
         raise ExportError(
             f"--calibrate quantizes for openvino and takes no other dtype, got {format} {dtype}"
         )
-    if dtype == "int8":
+    if dtype == "int8" and not calibrate:
         raise ExportError("int8 needs --calibrate: a folder of images to quantize on")
     dtype = "int8" if calibrate else dtype
     check_arguments(format, dtype)

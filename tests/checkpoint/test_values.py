@@ -190,7 +190,7 @@ def test_options_that_are_no_pairs(tmp_path, capsys, command):
     error = capsys.readouterr().err
     assert "pairs of KEY VALUE, got 1 words: SOLVER.MAX_ITER" in error
     assert main([*arguments, "MODEL.WEIGHTS", "y.pth"]) == 1
-    assert "--weights is x.pth and the option MODEL.WEIGHTS is y.pth" in capsys.readouterr().err
+    assert "The weights are x.pth, and the option MODEL.WEIGHTS is y.pth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.array(["text"]), np.array([None], dtype=object)])

@@ -85,7 +85,7 @@ def test_module_is_as_quick_as_the_script():
 def test_choices_are_those_of_the_modules_that_use_them():
     assert set(choices.TRACKERS) == set(trackers.WRITERS)
     assert choices.EXPORT_FORMATS == tuple(FORMATS)
-    assert choices.EXPORT_DTYPES == tuple(DTYPES)
+    assert choices.EXPORT_DTYPES == (*DTYPES, "int8")
     assert choices.TASKS == tuple(benchmark.TASKS)
     assert choices.CLOCKS == tuple(inference.CLOCKS)
     assert choices.SWITCHES == tuple(training.SWITCHES)

@@ -151,9 +151,24 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, caps
     assert "quantizes for openvino" in capsys.readouterr().err
     with pytest.raises(ExportError, match="int8 needs --calibrate"):
         export("no_such_file.pth", output, format="openvino", dtype="int8")
+    assert main([*words, "--format", "openvino", "--dtype", "int8"]) == 1
+    assert "int8 needs --calibrate" in capsys.readouterr().err
+    assert main([*words, "--opts", "MODEL.WEIGHTS", "other.pth"]) == 1
+    assert "the option MODEL.WEIGHTS is other.pth" in capsys.readouterr().err
+    assert main([*words, "--opts", "MODEL.DEVICE"]) == 1
+    assert "got 1 words: MODEL.DEVICE\n" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*words, "--format", "tflite"])
     assert "invalid choice: 'tflite'" in capsys.readouterr().err
+
+
+def test_int8_may_be_said_with_calibrate(monkeypatch):
+    monkeypatch.setattr(settings, "_version", lambda name: "1")
+    for dtype in ("float32", "int8"):
+        found = settings.check_options(
+            "openvino", dtype, calibrate=True, keep=False, compile_backbone=False
+        )
+        assert found == "int8"
 
 
 def test_a_missing_library_is_named(monkeypatch):
