@@ -356,7 +356,8 @@ def apply_checkpoint_settings(cfg: CfgNode, training: bool = False, weights: str
     )
     _say(
         f"{path} brings its own input, which holds: {listed}. "
-        "To ignore it set INPUT.FROM_CHECKPOINT False"
+        "To ignore it set INPUT.FROM_CHECKPOINT False",
+        logging.WARNING,
     )
     changed = cfg.clone()
     changed.defrost()

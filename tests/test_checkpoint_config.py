@@ -50,7 +50,7 @@ def test_the_files_input_holds_against_the_ordinary_config(march, caplog):
     cfg = model_zoo.get_config(MARCH_LEAF)
     case.configure(cfg)
     cfg.MODEL.WEIGHTS = path
-    with caplog.at_level(logging.INFO, "hrnet_d2"):
+    with caplog.at_level(logging.WARNING, "hrnet_d2"):  # as commands show them
         predictor = hrnet_d2.Predictor(cfg, optimize=False)
     assert_detections(case, predictor)
     with torch.no_grad():
