@@ -56,6 +56,11 @@ def fetch(address: str, verify: bool = True) -> str:
 
 def _no_file(path: str) -> str:
     """Why a path is not a file that can be read."""
+    if all(os.path.isfile(os.path.join(path, name)) for name in ("detector.py", "settings.json")):
+        return (
+            "it is a folder of `hrnet-d2 export`, which its detector.py, `hrnet-d2 serve` and "
+            "hrnet_d2.export.load run; give the checkpoint that it was made from"
+        )
     if os.path.isdir(path):
         return "it is a folder; give the checkpoint in it"
     if os.path.exists(path):

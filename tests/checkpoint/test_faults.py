@@ -230,8 +230,11 @@ def test_negative_variances_are_named(source, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
 def test_what_is_no_file_is_told(tmp_path):
-    refuse(tmp_path, "it is a folder")
+    refuse(tmp_path, "it is a folder; give the checkpoint in it")
     os.mkfifo(tmp_path / "pipe.pth")
     refuse(tmp_path / "pipe.pth", "it is not a regular file")
     os.symlink(tmp_path / "loop.pth", tmp_path / "loop.pth")
     refuse(tmp_path / "loop.pth", "there is no such file")
+    for name in ("detector.py", "settings.json"):
+        (tmp_path / name).touch()
+    refuse(tmp_path, "it is a folder of `hrnet-d2 export`", "hrnet_d2.export.load")
