@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import signal
 import socket
@@ -46,8 +47,11 @@ def bind(host: str, port: int) -> socket.socket:
         taken.bind(address)
     except OSError as error:
         taken.close()
+        # An address that this machine does not have is no matter of the port.
+        option = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
         raise OSError(
-            f"Port {port} of {host} cannot be used: {error.strerror}. Give another one with --port"
+            f"Port {port} of {host} cannot be used: {error.strerror}. Give another one with "
+            f"{option}"
         ) from error
     return taken
 

@@ -103,7 +103,11 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(tmp_path, capsy
         other.listen()
         port = str(other.getsockname()[1])
         assert main(["serve", str(tmp_path / "none.pth"), "--port", port]) == 1
-    assert f"Port {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"Port {port} of 127.0.0.1 cannot be used" in error and "with --port" in error
+    # Of documentation: no machine has it.
+    assert main(["serve", str(tmp_path / "none.pth"), "--host", "192.0.2.1"]) == 1
+    assert "Give another one with --host" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path, capsys):
