@@ -249,9 +249,16 @@ def _problem(
         lost = {task: value - made[task] for task, value in model.items()}
         bad = [f"{value:.2f} {task} AP" for task, value in lost.items() if not value <= MOST_LOST]
         return f"costs {' and '.join(bad)}, more than {MOST_LOST}" if bad else ""
-    if all(comparison.ok for comparison in comparisons):
+    bad = [comparison for comparison in comparisons if not comparison.ok]
+    if not bad:
         return ""
-    return f"and the model disagree by more than {TOLERANCES[dtype]}"
+    worst, tolerance = min(bad, key=lambda c: c.same / max(c.expected, c.made)), TOLERANCES[dtype]
+    return (
+        f"and the model disagree: {worst.same} of {max(worst.expected, worst.made)} detections in "
+        f"an image of {worst.width} x {worst.height} pixels (width x height) are the same, "
+        f"{tolerance.share:.0%} must be; of the {worst.confident} best {worst.confident_same}, "
+        f"{tolerance.confident:.0%} must be"
+    )
 
 
 def table(comparisons: Sequence[Comparison]) -> list[str]:

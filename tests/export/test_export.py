@@ -1,6 +1,7 @@
 """Exports by the front door: the command writes a folder, which detects what the model detects."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import cv2
@@ -146,7 +147,9 @@ def test_an_export_that_disagrees_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exporting, "write_torchscript", spoiled)
     status, _ = run_command("fcos_hrnetv2p_w18", "torchscript", tmp_path)
     assert status == 1
-    assert "disagree" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.search(r"disagree: \d+ of \d+ detections in an image of \d+ x \d+ pixels", error)
+    assert "98% must be" in error and "Tolerance" not in error
     assert not list(tmp_path.glob("*exported*"))
 
 
