@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import hrnet_d2
 from hrnet_d2 import config
 from tests.docs.pages import ROOT
 
@@ -41,6 +42,13 @@ def test_every_key_is_listed_with_its_default(built, config_keys):
     for name, default in keys.items():
         assert f"{name} = {default!r}" in page, name
     assert "Concatenate the upsampled branches" in page  # a description
+
+
+def test_public_modules_are_in_the_api_reference(built):
+    page = (built / "api.html").read_text("utf-8")
+    for name in hrnet_d2.__all__:
+        if inspect.ismodule(getattr(hrnet_d2, name)):
+            assert f'id="hrnet_d2.{name}.' in page, name
 
 
 def test_keys_of_the_source_are_those_of_the_config(config_keys):
