@@ -166,7 +166,12 @@ def config_of(name: str | os.PathLike) -> CfgNode:
     if name.partition("?")[0].endswith((".pth", ".safetensors", ".pt", ".pkl", ".bin", ".tar")):
         raise ModelZooError(f"{name} is not a file")
     _refuse_lazy(name)
-    return get_config(name, trained=True)
+    try:
+        return get_config(name, trained=True)
+    except ModelZooError:
+        if os.path.isdir(name):
+            config_from_checkpoint(name)  # says what the folder is, such as an exported detector
+        raise
 
 
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:

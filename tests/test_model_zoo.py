@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hrnet_d2 import model_zoo
+from hrnet_d2.checkpoint import CheckpointError
 from tests.configs import LEAVES
 
 ROOT = Path(__file__).parents[1]
@@ -153,3 +154,12 @@ def test_files_of_1x_are_listed_with_their_numbers():
     assert w48["url"].endswith("htc_hrnetv2p_w48_28e_20190810-a4274b38.pth")
     assert (w48["box_ap"], w48["mask_ap"]) == (47.0, 41.0)
     assert model_zoo.published_file("mine-0badf00d.pth") is None
+
+
+def test_a_folder_is_no_trained_model(tmp_path):
+    with pytest.raises(CheckpointError, match="it is a folder; give the checkpoint in it"):
+        model_zoo.config_of(tmp_path)
+    for name in ("detector.py", "settings.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="folder of `hrnet-d2 export`"):
+        model_zoo.config_of(tmp_path)

@@ -78,7 +78,10 @@ class Predictor:
         Raises:
             ConfigError: if the config names no weights, a value in it cannot work, or there is no
                 test-time augmentation for the model.
+            ValueError: if ``batch_size`` is less than 1.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of images, at least 1; got {batch_size}")
         if not isinstance(cfg, CfgNode):
             cfg = model_zoo.config_of(cfg)
         self.cfg = apply_checkpoint_settings(cfg).clone()

@@ -56,6 +56,12 @@ def test_a_list_gives_each_its_own_in_order(predictor):
     assert predictor([]) == []
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_an_image_at_least(config, size):
+    with pytest.raises(ValueError, match=f"at least 1; got {size}"):
+        hrnet_d2.Predictor(config, batch_size=size)
+
+
 def test_batches_share_their_padded_size(config):
     predictor = hrnet_d2.Predictor(config, batch_size=2)
     batches, run = [], predictor._predict
