@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from hrnet_d2.data import register_from_config
+from hrnet_d2.data import check_datasets, register_from_config
 from hrnet_d2.evaluation import build_evaluator
 
 from .errors import ExportError
@@ -25,13 +25,22 @@ def check_evaluation(cfg: CfgNode) -> None:
 
     Raises:
         ExportError: if ``DATASETS.TEST`` is empty or unknown.
+        FileNotFoundError: if its files are missing.
     """
     if not cfg.DATASETS.TEST:
         raise ExportError("--evaluate needs annotated images: DATASETS.TEST is empty")
     name = cfg.DATASETS.TEST[0]
     register_from_config(cfg, [name])
     if name not in DatasetCatalog.list():
-        raise ExportError(f"--evaluate: DATASETS.TEST names {name!r}, which is not registered")
+        raise ExportError(
+            f"--evaluate: DATASETS.TEST names {name!r}, which is not registered. A checkpoint does "
+            "not say where data of your own lie: give the config that the training saved, as "
+            "--config-file OUTPUT_DIR/config.yaml"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = (name,)
+    check_datasets(cfg, training=False)
 
 
 def average_precision(cfg: CfgNode, predict: Callable[[str], dict[str, Any]]) -> dict[str, float]:

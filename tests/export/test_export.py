@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import cv2
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from hrnet_d2 import Predictor, model_zoo
 from hrnet_d2.cli import main
 from hrnet_d2.export import ExportError, load, runtime, settings
 from hrnet_d2.export.checking import TOLERANCES, compare, match
+from hrnet_d2.export.evaluating import check_evaluation
 from hrnet_d2.export.folder import WRITTEN
 from tests.export.models import case_config, case_predictor
 from tests.export.test_graph import IMAGE, eager
@@ -180,6 +182,24 @@ def test_an_undefined_ap_is_no_loss_of_ap(monkeypatch):
     found["bbox"] = float("nan")
     with pytest.raises(ExportError, match="the model has no AP on coco_2017_val: it found nothing"):
         exporting._evaluate(predictor, None, lambda line: None)
+
+
+def test_data_to_evaluate_on_are_looked_for_first(tmp_path):
+    cfg = model_zoo.get_config("mask_rcnn/mask_rcnn_hrnetv2p_w18_1x_coco.yaml")
+    cfg.defrost()
+    cfg.DATASETS.TEST = ("mine_of_another_process",)
+    with pytest.raises(ExportError, match="not registered.*--config-file OUTPUT_DIR/config.yaml"):
+        check_evaluation(cfg)
+    metadata = MetadataCatalog.get("no_files_val")
+    metadata.set(json_file=str(tmp_path / "a.json"), image_root=str(tmp_path))
+    DatasetCatalog.register("no_files_val", lambda: [])
+    cfg.DATASETS.TEST = ("no_files_val",)
+    try:
+        with pytest.raises(FileNotFoundError, match=r"a\.json"):
+            check_evaluation(cfg)
+    finally:
+        DatasetCatalog.remove("no_files_val")
+        MetadataCatalog.remove("no_files_val")
 
 
 def test_a_comparison_of_nothing_is_said(faster, tmp_path, monkeypatch):
