@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "disk_full", "is_disk_full"]
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def atomic_write(path: str | os.PathLike[str], need: int = 0) -> Iterator[str]:
     target = Path(path)
     try:
         if need > (free := shutil.disk_usage(target.parent).free):
-            raise _disk_full(target, f"the new file needs {need / 2**20:.1f} MiB", free)
+            raise disk_full(target, f"the new file needs {need / 2**20:.1f} MiB", free)
         handle, part = tempfile.mkstemp(
             prefix=f".{target.name[:64]}.", suffix=f".part{target.suffix}", dir=target.parent
         )
@@ -60,15 +60,22 @@ def atomic_write(path: str | os.PathLike[str], need: int = 0) -> Iterator[str]:
         written = os.path.getsize(part) if os.path.exists(part) else 0
         with contextlib.suppress(OSError):
             os.unlink(part)
-        if _is_disk_full(error):
+        if is_disk_full(error):
             size = f" of {need / 2**20:.1f}" if need else ""
             what = f"{written / 2**20:.1f}{size} MiB of the new file were written"
-            raise _disk_full(target, what, shutil.disk_usage(target.parent).free) from error
+            raise disk_full(target, what, shutil.disk_usage(target.parent).free) from error
         raise
     _sync(target.parent)
 
 
-def _disk_full(target: Path, what: str, free: int) -> OSError:
+def disk_full(target: Path, what: str, free: int) -> OSError:
+    """The error of a disk on which there is no room for ``target``.
+
+    Args:
+        target: the file, or folder, that could not be written.
+        what: how much it needs, or how much of it was written.
+        free: bytes.
+    """
     return OSError(
         errno.ENOSPC,
         f"The disk is full: {what}, {free / 2**20:.1f} MiB are free now. Free some space and "
@@ -77,8 +84,8 @@ def _disk_full(target: Path, what: str, free: int) -> OSError:
     )
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    """Also as torch's C++ writer and the one of safetensors report it, without a number.
+def is_disk_full(error: BaseException) -> bool:
+    """Also as the writers of torch, safetensors and OpenVINO report it, without a number.
 
     A limit of the process or of the file system on the size of a file looks the same to them.
     """
@@ -92,6 +99,7 @@ def _is_disk_full(error: BaseException) -> bool:
             "File too large",
             "unexpected pos",
             "PytorchStreamWriter failed writing",
+            "iostream error",
         )
     )
 

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from hrnet_d2.file_io import disk_full, is_disk_full
+
 from .errors import ExportError
 from .runtime import SETTINGS
 from .settings import FORMATS
@@ -75,6 +77,7 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         ExportError: as :func:`refuse_existing`.
+        OSError: on a full disk the message names the target and the free space.
     """
     refuse_existing(target, overwrite)
     target = Path(os.path.realpath(target))
@@ -97,6 +100,15 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             part.rename(target)
-    except BaseException:
+    except BaseException as error:
+        written = sum(file.stat().st_size for file in part.glob("*"))
         shutil.rmtree(part, ignore_errors=True)
+        elsewhere = isinstance(error, OSError) and error.filename and not _lies_in(error, part)
+        if is_disk_full(error) and not elsewhere:
+            what = f"{written / 2**20:.1f} MiB of the export were written"
+            raise disk_full(target, what, shutil.disk_usage(target.parent).free) from error
         raise
+
+
+def _lies_in(error: OSError, folder: Path) -> bool:
+    return folder in Path(os.fsdecode(error.filename)).parents

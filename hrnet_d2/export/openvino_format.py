@@ -16,7 +16,11 @@ def convert(converted: "torch.onnx.ONNXProgram") -> Any:
 
     with tempfile.TemporaryDirectory(prefix="hrnet_d2_onnx_") as part:
         source = Path(part) / "detector.onnx"
-        converted.save(source)
+        try:
+            converted.save(source)
+        except OSError as error:  # a full disk, which is not that of the export
+            error.filename = error.filename or str(source)
+            raise
         return openvino.convert_model(str(source))
 
 

@@ -1,5 +1,6 @@
 """PyTorch's own formats: TorchScript for C++ programs of Detectron2, and ``torch.export``."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -20,17 +21,22 @@ BACKBONE_TOLERANCE = 1e-4
 @torch.no_grad()
 def write_torchscript(graph: DetectorGraph, path: Path) -> None:
     """Trace the graph; a program that loads it must register torchvision's operators."""
+    # By way of memory: torch's writer of files ends the process on a full disk.
     with warnings.catch_warnings():
         # TorchScript is deprecated from torch 2.9 on, and the tracer warns of every number that
         # it takes for constant; the check of each export shows that these are.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(graph, example_inputs(graph), check_trace=False)
-        torch.jit.save(traced, str(path))
+        written = io.BytesIO()
+        torch.jit.save(traced, written)
+    path.write_bytes(written.getbuffer())
 
 
 def write_program(program: ExportedProgram, path: Path) -> None:
     """Write a ``torch.export`` program, for ``torch.export.load``."""
-    torch.export.save(program, str(path))
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    path.write_bytes(written.getbuffer())
 
 
 class _Levels(nn.Module):

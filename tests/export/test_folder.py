@@ -1,12 +1,14 @@
 """What may be written where, and what is left when an export fails."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from hrnet_d2.cli import main
-from hrnet_d2.export import ExportError, export, settings
+from hrnet_d2.export import ExportError, export, settings, torch_formats
 from hrnet_d2.export.folder import WRITTEN, new_folder, refuse_existing
 from hrnet_d2.export.settings import check_arguments
 
@@ -45,6 +47,43 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         raise RuntimeError
     assert (target / "settings.json").read_text() == "first"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ],
+)
+def test_a_full_disk_names_the_folder_and_the_space(tmp_path, error):
+    full = pytest.raises(OSError, match=r"1\.0 MiB of the export were written.*free now.*exported'")
+    with full, new_folder(tmp_path / "exported", overwrite=False) as folder:
+        (folder / "detector.onnx").write_bytes(bytes(2**20))
+        raise error
+    assert not list(tmp_path.iterdir())
+    # Of another disk, such as that of temporary files.
+    other = OSError(errno.ENOSPC, "No space left on device", "/tmp/detector.onnx")
+    with (
+        pytest.raises(OSError, match="/tmp/detector.onnx"),
+        new_folder(tmp_path / "exported", overwrite=False),
+    ):
+        raise other
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+def test_a_full_disk_does_not_end_the_process(tmp_path, monkeypatch, format):
+    """torch's writers abort when they cannot write to a file."""
+    module, inputs = torch.nn.Linear(300, 300), (torch.zeros(1, 300),)
+    monkeypatch.setattr(torch_formats, "example_inputs", lambda graph: inputs)
+    path = tmp_path / "detector"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        if format == "pt2":
+            torch_formats.write_program(torch.export.export(module, inputs), path)
+        else:
+            torch_formats.write_torchscript(module, path)
 
 
 def test_other_folders_and_files_are_never_replaced(tmp_path):
