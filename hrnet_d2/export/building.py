@@ -1,5 +1,6 @@
 """From a model to its graph, and from the graph to a ``torch.export`` program."""
 
+import operator
 import warnings
 from typing import Any
 
@@ -8,6 +9,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import Node
 
 from hrnet_d2.modeling import FCOS, MaxIoUCascadeROIHeads
 from hrnet_d2.modeling.roi_heads.detections import SoftSuppression
@@ -24,6 +26,7 @@ __all__ = [
     "example_inputs",
     "export_program",
     "images_shape",
+    "let_nms_keep_few",
     "output_names",
 ]
 
@@ -129,4 +132,29 @@ def export_program(graph: DetectorGraph) -> ExportedProgram:
     with warnings.catch_warnings():
         # Of torchvision's shape functions and Detectron2's anchors; not the caller's concern.
         warnings.simplefilter("ignore")
-        return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+    let_nms_keep_few(program)
+    return program
+
+
+def let_nms_keep_few(program: ExportedProgram) -> None:
+    """Remove the checks that non-maximum suppression keeps two boxes at least, in place.
+
+    torchvision's shape function of ``nms`` says so to the recorder, and the program would refuse
+    every image in which there is one object or none. No step of the graphs depends on it.
+    """
+    graph = program.graph
+    for check in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+        condition: Any = check.args[0]
+        if not isinstance(condition, Node) or condition.target is not operator.ge:
+            continue
+        length, least = condition.args
+        if least == 2 and isinstance(length, Node) and _is_length_of_nms(length):
+            graph.erase_node(check)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _is_length_of_nms(node: Node) -> bool:
+    of = node.args[0] if node.target is torch.ops.aten.sym_size.int else None
+    return isinstance(of, Node) and of.target is torch.ops.torchvision.nms.default

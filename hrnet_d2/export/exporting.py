@@ -249,10 +249,11 @@ def _problem(
         lost = {task: value - made[task] for task, value in model.items()}
         bad = [f"{value:.2f} {task} AP" for task, value in lost.items() if not value <= MOST_LOST]
         return f"costs {' and '.join(bad)}, more than {MOST_LOST}" if bad else ""
-    bad = [comparison for comparison in comparisons if not comparison.ok]
-    if not bad:
+    wrong = [comparison for comparison in comparisons if not comparison.ok]
+    if not wrong:
         return ""
-    worst, tolerance = min(bad, key=lambda c: c.same / max(c.expected, c.made)), TOLERANCES[dtype]
+    worst = min(wrong, key=lambda c: c.same / max(c.expected, c.made))
+    tolerance = TOLERANCES[dtype]
     return (
         f"and the model disagree: {worst.same} of {max(worst.expected, worst.made)} detections in "
         f"an image of {worst.width} x {worst.height} pixels (width x height) are the same, "

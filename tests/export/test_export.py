@@ -64,6 +64,14 @@ def test_the_export_detects_what_the_model_detects(name, format, tmp_path, capsy
         assert found.expected > 20 and found.ok, found
     assert exported.metadata.get("thing_classes") == predictor.metadata.get("thing_classes")
 
+    # One object, and none. FCOS's threshold is for probabilities, which are above its scores.
+    best = exported(IMAGE)["instances"].scores[:2]
+    for threshold, few in ((float(best.mean()), 1), (0.99999, 0)):
+        exported.detector.score_thresh = threshold
+        found = exported(IMAGE)["instances"]
+        assert len(found) == few or (few and name.startswith("fcos"))
+        assert (found.image_size, found.has("pred_masks")) == (IMAGE.shape[:2], cfg.MODEL.MASK_ON)
+
 
 def runtime_detections(instances):
     """As a runtime gives them."""

@@ -1,17 +1,21 @@
 """The graph, the settings and the runtime together detect what the model detects."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim
+from torchvision.ops import nms
 
 from hrnet_d2 import Predictor
 from hrnet_d2.config_file import ConfigError
 from hrnet_d2.data import read_image
 from hrnet_d2.export import ExportedPredictor, ExportError
-from hrnet_d2.export.building import build_graph
+from hrnet_d2.export.building import build_graph, let_nms_keep_few
 from hrnet_d2.export.checking import TOLERANCES, compare
 from hrnet_d2.export.exporting import Source, cpu_predictor
-from hrnet_d2.export.graph import best_of_each, grouped_nms
+from hrnet_d2.export.graph import best_of_each, bounded, grouped_nms
 from hrnet_d2.export.runtime import Detector
 from hrnet_d2.export.settings import settings_of
 from tests.export.models import CASES, MMDET1_CASES, case_config, case_predictor
@@ -56,6 +60,25 @@ def test_detections_are_the_models(name, tmp_path):
         if expected.has("pred_masks"):
             differing = (made.pred_masks != expected.pred_masks).sum()
             assert differing <= 1e-4 * expected.pred_masks.sum()
+
+
+class Suppressed(torch.nn.Module):
+    def forward(self, boxes, scores):
+        return boxes[bounded(nms(boxes, scores, 0.5))]
+
+
+def test_a_program_takes_images_with_one_object_or_none():
+    """torchvision tells the recorder that non-maximum suppression keeps two boxes at least."""
+    inputs = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]]).repeat(2, 1), torch.rand(4)
+    shapes = ({0: Dim("boxes", min=0)},) * 2
+    program = torch.export.export(Suppressed(), inputs, dynamic_shapes=shapes)
+    let_nms_keep_few(program)
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    written.seek(0)
+    module = torch.export.load(written).module()
+    for count, kept in ((4, 2), (1, 1), (0, 0)):
+        assert len(module(inputs[0][:count], inputs[1][:count])) == kept
 
 
 BATCHES = ["mask_rcnn_w18_3_classes", "fcos_hrnetv2p_w18", "mmdet1/v1_faster_rcnn_w48"]
