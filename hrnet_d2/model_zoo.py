@@ -156,10 +156,16 @@ def config_of(name: str | os.PathLike) -> CfgNode:
         name: a checkpoint's path or URL, or a name in the table, for its published checkpoint.
 
     Raises:
+        TypeError: if it is no text and no path.
         ModelZooError: if it is neither, or if no checkpoint was published.
         ConfigError: if it is the name of a LazyConfig.
         CheckpointError: what :func:`config_from_checkpoint` raises.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            "Give a config, a checkpoint's path or URL, or a name of the model zoo; got "
+            f"{type(name).__name__}"
+        )
     name = os.fspath(name)
     if "://" in name or os.path.isfile(name):
         return config_from_checkpoint(name, keep=True)

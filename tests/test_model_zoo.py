@@ -163,3 +163,9 @@ def test_a_folder_is_no_trained_model(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match="folder of `hrnet-d2 export`"):
         model_zoo.config_of(tmp_path)
+
+
+@pytest.mark.parametrize("given", [None, 7, ["a.pth"]])
+def test_what_is_no_name_is_refused(given):
+    with pytest.raises(TypeError, match=f"a name of the model zoo; got {type(given).__name__}"):
+        model_zoo.config_of(given)

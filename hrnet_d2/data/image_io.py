@@ -190,8 +190,8 @@ def _read_file(path: str) -> bytes:
             data: bytes = file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"File {path} does not exist. Check the folder of images given with the dataset and "
-            "the file names in its annotations"
+            f"File {path} does not exist. If it is of a dataset, check the folder of images given "
+            "with it and the file names in its annotations"
         ) from error
     except OSError as error:
         raise ImageReadError(f"File {path} cannot be read: {error}") from error
@@ -248,7 +248,7 @@ def _damaged(path: str, data: bytes, reason: str) -> ImageReadError:
     return ImageReadError(
         f"Image {path} cannot be decoded ({len(data)} bytes{'; ' + reason if reason else ''}): the "
         "file is truncated, damaged or of a format that OpenCV does not read. Copy it again, or "
-        "remove it from the dataset"
+        "leave it out"
     )
 
 

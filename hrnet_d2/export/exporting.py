@@ -206,7 +206,7 @@ def write_export(
         if problem := _problem(dtype, comparisons, precision):
             if calibration is not None:
                 report("Looking for the layers that quantization harms most")
-                problem += f". {advice(source, settings, calibration)}"
+                problem += f". {advice(source, settings, calibration, report)}"
             raise ExportMismatchError(
                 f"The {format} export in {dtype} {problem}. Nothing was written", comparisons
             )

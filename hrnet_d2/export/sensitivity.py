@@ -1,6 +1,7 @@
 """Which layers quantization harms most: what to name in ``--keep``."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,12 @@ CALIBRATED, COMPARED = 30, 10
 NAMED = 3
 
 
-def advice(source: "Source", settings: dict[str, Any], calibration: Calibration) -> str:
+def advice(
+    source: "Source",
+    settings: dict[str, Any],
+    calibration: Calibration,
+    report: Callable[[str], None],
+) -> str:
     """A sentence that names the groups of layers whose quantization changes most.
 
     Each group in turn stays in float32, and the detections on images of the calibration are
@@ -31,14 +37,15 @@ def advice(source: "Source", settings: dict[str, Any], calibration: Calibration)
         source: of the export.
         settings: of the export.
         calibration: as it was.
+        report: called with a line for each group; all take minutes.
     """
     model = source.openvino
     few = dataclasses.replace(calibration, files=calibration.files[:CALIBRATED])
-    shares = {
-        group: _share(model, source, settings, few, group)
-        for group in layer_groups(model)
-        if group not in calibration.keep
-    }
+    groups = [group for group in layer_groups(model) if group not in calibration.keep]
+    shares: dict[str, float] = {}
+    for i, group in enumerate(groups):
+        shares[group] = _share(model, source, settings, few, group)
+        report(f"{i + 1} of {len(groups)}: with {group} kept, {shares[group]:.0%} stay")
     if not shares:
         return "All groups of layers are in float32 already: export without --calibrate"
     best = sorted(shares, key=lambda group: -shares[group])[:NAMED]

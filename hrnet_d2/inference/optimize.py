@@ -225,14 +225,21 @@ def optimize(
         The optimized copy; ``model`` itself where it is one already.
 
     Raises:
+        TypeError: if ``model`` is no module.
         ValueError: if an argument is not one of the above, or weights are NaN or infinite; the
             message names the argument or the weights.
         BackendError: if ``backend`` is "openvino", and it is missing or cannot run the model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "optimize takes a detector, such as hrnet_d2.modeling.build_model(cfg) or "
+            f"Predictor(...).model; got {type(model).__name__}"
+        )
     if is_optimized(model):
         return model
     if dtype not in DTYPES.values() and dtype != torch.float32:
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+        names = ", ".join(f"torch.{name}" for name in DTYPES)
+        raise ValueError(f"dtype must be one of {names}, got {dtype!r}")
     if size_bucket < 0 or size_bucket % 32:
         raise ValueError(f"size_bucket must be a multiple of 32, got {size_bucket}")
     if backend not in BACKENDS:

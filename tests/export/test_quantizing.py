@@ -86,8 +86,23 @@ def test_layers_are_quantized_and_kept(command, tmp_path, capsys):
 def test_advice_if_all_groups_are_kept(monkeypatch):
     monkeypatch.setattr(sensitivity, "layer_groups", lambda model: ["stage2"])
     source = SimpleNamespace(openvino=None)
-    advice = sensitivity.advice(source, {}, Calibration([], ["stage2"]))
+    advice = sensitivity.advice(source, {}, Calibration([], ["stage2"]), print)
     assert "export without --calibrate" in advice
+
+
+def test_advice_says_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(sensitivity, "layer_groups", lambda model: ["stem", "stage2", "stage3"])
+    shares = {"stage2": 0.5, "stage3": 0.75}
+    monkeypatch.setattr(sensitivity, "_share", lambda *args: shares[args[-1]])
+    lines = []
+    source = SimpleNamespace(openvino=None)
+    advice = sensitivity.advice(source, {}, Calibration([], ["stem"]), lines.append)
+    assert lines == [
+        "1 of 2: with stage2 kept, 50% stay",
+        "2 of 2: with stage3 kept, 75% stay",
+    ]
+    assert "stage3 (75% of the model's), stage2 (50%" in advice
+    assert advice.endswith("Try --keep stem stage3")
 
 
 def test_the_network_of_an_advice_runs_once_for_an_image(monkeypatch):

@@ -264,6 +264,14 @@ def test_weights_that_are_not_finite_are_named(models, name, value):
         optimize(model)
 
 
+def test_what_is_no_detector_is_refused(models):
+    cfg, model = models(FASTER)
+    with pytest.raises(TypeError, match=r"optimize takes a detector, such as .*; got CfgNode"):
+        optimize(cfg)
+    with pytest.raises(ValueError, match=r"one of torch.float32, .*, got 'bf16'"):
+        optimize(model, dtype="bf16")
+
+
 def test_idempotent_and_inference_only(faster):
     fast = optimize(faster)
     assert is_optimized(fast) and not is_optimized(faster)
