@@ -8,13 +8,12 @@ python tools/build_speed_table.py --print    # print the tables only
 import argparse
 import json
 import sys
-import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cpu_tables  # noqa: E402
 import gpu_tables  # noqa: E402
-from tables import of_task  # noqa: E402
+from tables import of_task, wrap_command  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- speed-table:begin -->", "<!-- speed-table:end -->"
@@ -25,12 +24,6 @@ def load(folder: Path = ROOT / "benchmarks") -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def _wrap(command: str, width: int = 120) -> str:
-    """A shell command over several lines."""
-    lines = textwrap.wrap(command, width, break_long_words=False, break_on_hyphens=False)
-    return " \\\n    ".join(lines)
-
-
 def all_tables(reports: list[dict]) -> str:
     """Every table, with the commands that produced its figures."""
     parts = []
@@ -39,7 +32,7 @@ def all_tables(reports: list[dict]) -> str:
         for title, (task, build) in sections.items():
             made = of_task(some, task)
             if made:
-                commands = "\n".join(_wrap(report["command"]) for report in made)
+                commands = "\n".join(wrap_command(report["command"]) for report in made)
                 parts.append(f"## {title}\n\n{build(some)}\n\n```bash\n{commands}\n```")
     return "\n\n".join(parts)
 

@@ -1,16 +1,18 @@
 #!/usr/bin/env python
-"""Export a trained detector in every type of numbers and evaluate each export beside the model.
+"""Export trained detectors in every type of numbers and evaluate each export beside the model.
 
 python tools/check_export_ap.py run WEIGHTS --calibrate FOLDER    exits with 1 if an export fails
 python tools/check_export_ap.py write                             docs/deploy.md from the JSON
 python tools/check_export_ap.py write --check                     exits with 1 if it is out of date
 
-WEIGHTS bring their config, whose DATASETS.TEST is what is evaluated on; FOLDER holds the images to
-quantize on. What is written is of the weights that "make demo" trains, and of the images that
-hrnet_d2.data.datasets.shapes.write_shapes makes. Needs the extras onnx, openvino and int8.
+DATASETS.TEST of the config is what is evaluated on; FOLDER holds the images to quantize on. What
+is written is of the weights that "make demo" trains, with the images that
+hrnet_d2.data.datasets.shapes.write_shapes makes, and of those of tools/train_baseline.py. A run
+replaces what the same command found before. Needs the extras onnx, openvino and int8.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from check_backends import provenance, save, write  # noqa: E402
+from tables import wrap_command  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "export_ap.json"
 PAGE = ROOT / "docs" / "deploy.md"
@@ -35,7 +38,7 @@ COLUMNS = [
 ]
 
 
-def run(weights: str, calibrate: str, opts: list[str]) -> int:
+def run(weights: str, config_file: str, calibrate: str, opts: list[str]) -> int:
     """The status: 1 if an export could not be made or lost more than a point of AP."""
     from hrnet_d2 import model_zoo
     from hrnet_d2.export.evaluating import check_evaluation
@@ -43,8 +46,10 @@ def run(weights: str, calibrate: str, opts: list[str]) -> int:
     from hrnet_d2.export.settings import layers_dtype
 
     where = provenance()
-    rows: list[dict] = []
-    predictor = cpu_predictor(model_zoo.load_config("", [*opts, "MODEL.WEIGHTS", weights]))
+    stored = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.is_file() else []
+    rows = [row for row in stored if row["command"] != where["command"]]
+    failed = False
+    predictor = cpu_predictor(model_zoo.load_config(config_file, [*opts, "MODEL.WEIGHTS", weights]))
     check_evaluation(predictor.cfg)
     sources: dict = {}  # a recorded graph for each type of the layers
     for format, dtype in COLUMNS:
@@ -56,7 +61,8 @@ def run(weights: str, calibrate: str, opts: list[str]) -> int:
         print(json.dumps(row), flush=True)
         rows.append(row | where)
         save(rows, RESULT)
-    return int(any("reason" in row for row in rows))
+        failed |= "reason" in row
+    return int(failed)
 
 
 def _export(source: Any, format: str, dtype: str, calibrate: str) -> dict:
@@ -79,7 +85,12 @@ def _export(source: Any, format: str, dtype: str, calibrate: str) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """A line for each export, in Markdown, and the command."""
+    """For each command a line for each export, in Markdown, and the command."""
+    by_command = itertools.groupby(rows, key=lambda row: row["command"])
+    return "\n".join(_table_of(command, list(own)) for command, own in by_command)
+
+
+def _table_of(command: str, rows: list[dict]) -> str:
     tasks = next(list(row["model"]) for row in rows if "model" in row)
     head = [f"{task} AP | change" for task in tasks]
     lines = ["| | " + " | ".join(head) + " |", "| --- |" + " --- | --- |" * len(tasks)]
@@ -89,8 +100,7 @@ def table(rows: list[dict]) -> str:
             model, made = row["model"][task], row["export"][task]
             cells += [f"{made:.2f}", f"{made - model:+.2f}"]
         lines.append(f"| {row['format']} {row['dtype']} | " + " | ".join(cells) + " |")
-    commands = "\n".join(dict.fromkeys(row["command"] for row in rows))
-    return "\n".join(lines) + f"\n\n```bash\n{commands}\n```\n"
+    return "\n".join(lines) + f"\n\n```bash\n{wrap_command(command)}\n```\n"
 
 
 def main() -> int:
@@ -98,12 +108,13 @@ def main() -> int:
     tasks = parser.add_subparsers(dest="task", required=True)
     running = tasks.add_parser("run")
     running.add_argument("weights", metavar="WEIGHTS")
+    running.add_argument("--config-file", default="", help="default: the weights' own")
     running.add_argument("--calibrate", metavar="FOLDER", required=True)
     running.add_argument("--opts", nargs=argparse.REMAINDER, default=[])
     tasks.add_parser("write").add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.task == "run":
-        return run(args.weights, args.calibrate, args.opts)
+        return run(args.weights, args.config_file, args.calibrate, args.opts)
     return write(PAGE, MARKERS, table(json.loads(RESULT.read_text("utf-8"))["rows"]), args.check)
 
 

@@ -1,5 +1,7 @@
 """What the tables of measurements have in common; see build_speed_table.py."""
 
+import textwrap
+
 from tabulate import tabulate
 
 
@@ -18,3 +20,9 @@ def config_name(config: str) -> str:
 def markdown(rows: list[list], columns: list[str]) -> str:
     """Cells as they are, in Markdown."""
     return tabulate(rows, columns, tablefmt="pipe", disable_numparse=True)
+
+
+def wrap_command(command: str, width: int = 120) -> str:
+    """A shell command over several lines."""
+    lines = textwrap.wrap(command, width, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines)
