@@ -36,7 +36,9 @@ class Canary:
     def __call__(self, event: str, args: tuple) -> None:
         if not self.armed:
             return
-        bad = event.startswith(_FORBIDDEN) and not self._literal(event, args)
+        bad = event.startswith(_FORBIDDEN) and not (
+            self._literal(event, args) or self._loads_module(event)
+        )
         if self.cache and event in _FILES:
             paths = [path for path in args if isinstance(path, str | os.PathLike)]
             bad = not all(map(self._inside, paths)) and not self._in_open_folder(args)
@@ -63,3 +65,11 @@ class Canary:
     def _literal(event: str, args: tuple) -> bool:
         """NumPy parses the header of an array as a literal, which compiles it to a tree."""
         return event == "compile" and sys._getframe(2).f_code.co_filename.endswith("ast.py")
+
+    @staticmethod
+    def _loads_module(event: str) -> bool:
+        """Whether an import, which was looked at by name, reads its compiled file and runs it."""
+        importing = "<frozen importlib._bootstrap"
+        return event in ("marshal.loads", "exec") and (
+            sys._getframe(2).f_code.co_filename.startswith(importing)
+        )

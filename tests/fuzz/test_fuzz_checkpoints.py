@@ -98,13 +98,23 @@ def test_the_canary_sings(tmp_path):
         "socket": "import socket; socket.socket()",
         "exec": "exec('1')",
         "import": "import this",
+        "marshal": "marshal.loads(b'N')",
     }
     for name, code in events.items():
-        program = (
-            "import os, sys, subprocess, socket, tests.fuzz.canary as canary\n"
-            f"bird = canary.Canary({str(tmp_path / 'scratch')!r})\n"
-            f"sys.addaudithook(bird); bird.armed = True\n{code}\nbird.armed = False"
-        )
-        child = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+        child = under_the_canary(tmp_path, code)
         assert child.returncode == 1 and b"CANARY" in child.stderr, (name, child.stderr)
     assert not (tmp_path / "outside").exists()
+
+
+def test_the_canary_lets_python_import_its_codecs(tmp_path):
+    child = under_the_canary(tmp_path, "b'a'.decode('cp1006')")
+    assert child.returncode == 0, child.stderr
+
+
+def under_the_canary(folder: Path, code: str) -> subprocess.CompletedProcess:
+    program = (
+        "import marshal, os, sys, subprocess, socket, tests.fuzz.canary as canary\n"
+        f"bird = canary.Canary({str(folder / 'scratch')!r})\n"
+        f"sys.addaudithook(bird); bird.armed = True\n{code}\nbird.armed = False"
+    )
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
