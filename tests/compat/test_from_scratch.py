@@ -12,6 +12,7 @@ from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.utils.env import seed_all_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet_d2 import add_hrnet_config
@@ -61,8 +62,8 @@ def config(name: str, output: str) -> CfgNode:
     cfg.SOLVER.IMS_PER_BATCH = 2
     cfg.SOLVER.MAX_ITER = ITERATIONS
     cfg.SOLVER.STEPS = ()
-    cfg.SEED = 1
     cfg.OUTPUT_DIR = output
+    seed_all_rng(1)  # SEED is for default_setup, which the trainer does not call
     return cfg
 
 
