@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from .config import DEFAULTS
+from .text import message_of
 
 __all__ = [
     "ConfigError",
@@ -32,6 +33,9 @@ LONGEST = 1000  # characters of another library's error in a message
 
 class ConfigError(ValueError):
     """A config cannot be used: which file or key, what is wrong, what to do."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message_of(message))
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
@@ -211,6 +215,10 @@ def _read(path: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = _Reader.load_yaml_with_base(path, allow_unsafe=False)
         check_nesting(values)  # by aliases a few lines can stand for millions of values
+    except ConfigError as error:
+        if path in str(error):
+            raise
+        raise ConfigError(f"{path}: of the files that its {BASE_KEY} names, {error}") from error
     except LimitError as error:
         raise ConfigError(f"{path} repeats or nests itself too often by YAML's aliases") from error
     except RecursionError as error:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from hrnet_d2.text import printable
+from hrnet_d2.text import message_of, printable
 
 __all__ = ["DatasetError", "Report", "entry_id", "some"]
 
@@ -15,6 +15,9 @@ LONGEST = 60  # characters of an example
 
 class DatasetError(ValueError):
     """A dataset cannot be used as it is; the message names its file and every problem."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message_of(message))
 
 
 class Report:

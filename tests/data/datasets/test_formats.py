@@ -250,6 +250,14 @@ def test_what_labelformat_would_lose_is_refused(tmp_path):
         find_data(root / "annotations.xml")
 
 
+def test_messages_are_bounded_in_length(tmp_path):
+    box = f'<box label="{"dog" * 3000}" xtl="1" ytl="1" xbr="2" ybr="2" occluded="0"></box>'
+    root = layouts.write_cvat(tmp_path / "task", box)
+    with pytest.raises(DatasetError, match="annotations.xml is not an export of CVAT") as error:
+        find_data(root)
+    assert len(str(error.value)) < 1000
+
+
 def test_the_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "labelformat", None)
     monkeypatch.setitem(sys.modules, "labelformat.formats.cvat", None)
