@@ -223,7 +223,7 @@ SAVER = """
         if pid == 0:
             for i in itertools.count(int(line)):
                 Checkpointer(Counter(i, 500_000), sys.argv[1]).save(f"model_{i % 3}", iteration=i)
-                print(i, flush=True)
+                os.write(1, f"{i}\\n".encode())  # at once, or not at all
         print("pid", pid, flush=True)
         os.waitpid(pid, 0)
         print("dead", flush=True)
