@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from hrnet_d2.layers.cpu_training import SMALLEST_LINEAR, CPULinear
-from hrnet_d2.layers.onednn import has_onednn, linear, pack_linear
+from hrnet_d2.layers.onednn import linear, multiplies_faster, pack_linear
 
 from .packed_weight import PackedWeight
 
@@ -17,7 +17,8 @@ ROWS = 1000
 def is_large(layer: nn.Module) -> bool:
     """Whether :class:`FusedLinear` speeds a layer up."""
     plain = type(layer) in (nn.Linear, CPULinear)
-    return plain and layer.get_parameter("weight").numel() >= SMALLEST_LINEAR and has_onednn()
+    large = plain and layer.get_parameter("weight").numel() >= SMALLEST_LINEAR
+    return large and multiplies_faster()
 
 
 class FusedLinear(nn.Linear):

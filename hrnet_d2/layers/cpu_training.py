@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from .applicable import trains_in_float32
 from .batch_norm import CPUBatchNorm2d
 from .norm_folding import has_hooks
-from .onednn import has_onednn, linear
+from .onednn import has_onednn, linear, multiplies_faster
 from .roi_align import FastROIAlign
 from .winograd import (
     is_profitable,
@@ -138,7 +138,8 @@ def use_cpu_layers(model: nn.Module) -> nn.Module:
             module.__class__ = CPUBatchNorm2d
         if not has_onednn():
             continue
-        if type(module) is nn.Linear and module.weight.numel() >= SMALLEST_LINEAR:
+        large = type(module) is nn.Linear and module.weight.numel() >= SMALLEST_LINEAR
+        if large and multiplies_faster():
             module.__class__ = CPULinear
         elif type(module) is Conv2d and is_profitable(cast(nn.Conv2d, module)):
             module.__class__ = CPUConv2d

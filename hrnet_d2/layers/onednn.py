@@ -1,12 +1,12 @@
 """oneDNN's kernels as PyTorch's own compiler calls them, for CPUs.
 
 PyTorch multiplies float32 matrices by MKL, which on AMD's processors keeps to AVX2: oneDNN, with
-AVX-512, is twice as fast there, and nowhere slower.
+AVX-512, is twice as fast there. Without AVX-512 it is slower than MKL.
 """
 
 import torch
 
-__all__ = ["computes_bfloat16", "has_onednn", "linear", "pack_linear"]
+__all__ = ["computes_bfloat16", "has_onednn", "linear", "multiplies_faster", "pack_linear"]
 
 
 def has_onednn() -> bool:
@@ -15,6 +15,12 @@ def has_onednn() -> bool:
         hasattr(torch.ops.mkldnn, name)
         for name in ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
     )
+
+
+def multiplies_faster() -> bool:
+    """Whether :func:`linear` is faster than PyTorch's products of float32 on this processor."""
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_onednn() and (has_avx512 or not torch.backends.mkl.is_available())
 
 
 def computes_bfloat16() -> bool:

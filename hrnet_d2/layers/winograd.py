@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hrnet_d2.layers.onednn import has_onednn, linear, pack_linear
+from hrnet_d2.layers.onednn import linear, multiplies_faster, pack_linear
 
 __all__ = [
     "Weight",
@@ -73,8 +73,8 @@ def transform_weight(weight: torch.Tensor, dtype: torch.dtype = torch.float64) -
 def pack_weight(weight: torch.Tensor) -> Weight:
     """(O, I, 3, 3) to the form that multiplies fastest on this machine, for many calls."""
     transformed = transform_weight(weight)
-    if not has_onednn():
-        return transformed
+    if not multiplies_faster():
+        return transformed.transpose(1, 2).contiguous().transpose(1, 2)  # as it is read
     rows = CHUNK_ELEMENTS // max(weight.shape[:2])
     return tuple(pack_linear(u, rows) for u in transformed)
 
@@ -83,7 +83,8 @@ def _multiply(
     tiles: torch.Tensor, weight: Weight, bias: torch.Tensor | None, channels: int
 ) -> torch.Tensor:
     """(36, T, I) to the products (36, T, O), with the bias where it comes to all outputs once."""
-    if isinstance(weight, torch.Tensor) and not (has_onednn() and tiles.dtype == torch.float32):
+    by_onednn = tiles.dtype == torch.float32 and multiplies_faster()
+    if isinstance(weight, torch.Tensor) and not by_onednn:
         products = torch.bmm(tiles, weight.transpose(1, 2))
         if bias is not None:
             products[_BIAS_AT] += bias

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from hrnet_d2.inference import fused_linear
 from hrnet_d2.inference.fused_linear import FusedLinear, is_large
 from hrnet_d2.layers.onednn import has_onednn
 
@@ -33,11 +34,14 @@ def test_without_bias(layer: nn.Linear) -> None:
         torch.testing.assert_close(fused(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
-def test_small_layers_and_subclasses_stay() -> None:
+@pytest.mark.parametrize("faster", [True, False])
+def test_small_layers_and_subclasses_stay(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
+    monkeypatch.setattr(fused_linear, "multiplies_faster", lambda: faster)
+
     class Other(nn.Linear):
         pass
 
-    assert is_large(nn.Linear(512, 512))
+    assert is_large(nn.Linear(512, 512)) == faster
     assert not is_large(nn.Linear(8, 512))
     assert not is_large(Other(512, 512))
 

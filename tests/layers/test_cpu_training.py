@@ -7,12 +7,19 @@ import torch
 from detectron2.layers import Conv2d, ROIAlign
 from torch import nn
 
+from hrnet_d2.layers import cpu_training
 from hrnet_d2.layers.cpu_training import CPUConv2d, CPULinear, use_cpu_layers
 from hrnet_d2.layers.onednn import has_onednn
 from hrnet_d2.layers.roi_align import FastROIAlign
 from hrnet_d2.modeling import HRNet
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="PyTorch without oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def products_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is faster on this machine."""
+    monkeypatch.setattr(cpu_training, "multiplies_faster", has_onednn)
 
 
 def _compare(layer: nn.Module, fast: nn.Module, x: torch.Tensor, tolerance: float) -> None:
@@ -128,3 +135,8 @@ def test_names_parameters_and_small_layers_stay() -> None:
     after = dict(model.named_parameters())
     assert list(before) == list(after) and all(before[name] is after[name] for name in before)
     assert [type(m) for m in model] == [nn.Linear, CPULinear, Conv2d]
+
+
+def test_linear_layers_stay_where_onednn_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_training, "multiplies_faster", lambda: False)
+    assert type(use_cpu_layers(nn.Linear(512, 512))) is nn.Linear

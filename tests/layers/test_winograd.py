@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrnet_d2.layers import winograd
+from hrnet_d2.layers.onednn import has_onednn
 from hrnet_d2.layers.winograd import (
     is_profitable,
+    pack_weight,
     transform_weight,
     winograd_conv3x3,
     winograd_weight_gradient,
@@ -17,7 +19,9 @@ from hrnet_d2.layers.winograd import (
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (4, 4), (5, 9), (14, 14), (33, 20)])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("relu", [False, True])
-def test_equals_direct_convolution(size, n, relu, monkeypatch):
+@pytest.mark.parametrize("by_onednn", [False, True])
+def test_equals_direct_convolution(size, n, relu, by_onednn, monkeypatch):
+    monkeypatch.setattr(winograd, "multiplies_faster", lambda: by_onednn and has_onednn())
     monkeypatch.setattr(winograd, "CHUNK_ELEMENTS", 100)  # several chunks of rows or images
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, 6, *size, generator=generator)
@@ -26,9 +30,10 @@ def test_equals_direct_convolution(size, n, relu, monkeypatch):
     for b in (bias, None):
         expected = F.conv2d(x, weight, b, padding=1)
         expected = expected.relu() if relu else expected
-        made = winograd_conv3x3(x, transform_weight(weight), b, relu)
-        torch.testing.assert_close(made, expected, rtol=0, atol=2e-5)
-        assert made.is_contiguous(memory_format=torch.channels_last)
+        for transformed in (transform_weight(weight), pack_weight(weight)):
+            made = winograd_conv3x3(x, transformed, b, relu)
+            torch.testing.assert_close(made, expected, rtol=0, atol=2e-5)
+            assert made.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_exact_in_double_precision():
