@@ -16,6 +16,7 @@ __all__ = ["main"]
 
 def main(args: argparse.Namespace, prog: str) -> int:
     """Export, compare, and return 0."""
+    options = with_weights(args.opts, args.weights)
     check_options(
         args.format,
         args.dtype,
@@ -23,7 +24,6 @@ def main(args: argparse.Namespace, prog: str) -> int:
         keep=bool(args.keep),
         compile_backbone=args.compile_backbone,
     )
-    options = with_weights(args.opts, args.weights)
     refuse_existing(Path(args.output), args.overwrite)
     images = check_images(read_image(args.image)) if args.image else None
     cfg = model_zoo.load_config(args.config_file, options)
