@@ -47,8 +47,8 @@ def run(weights: str, config_file: str, calibrate: str, opts: list[str]) -> int:
 
     where = provenance()
     stored = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.is_file() else []
-    rows = [row for row in stored if row["command"] != where["command"]]
-    failed = False
+    others = [row for row in stored if row["command"] != where["command"]]
+    rows: list[dict] = []
     predictor = cpu_predictor(model_zoo.load_config(config_file, [*opts, "MODEL.WEIGHTS", weights]))
     check_evaluation(predictor.cfg)
     sources: dict = {}  # a recorded graph for each type of the layers
@@ -60,9 +60,8 @@ def run(weights: str, config_file: str, calibrate: str, opts: list[str]) -> int:
         row |= _export(sources[layers], format, dtype, calibrate)
         print(json.dumps(row), flush=True)
         rows.append(row | where)
-        save(rows, RESULT)
-        failed |= "reason" in row
-    return int(failed)
+        save([*others, *rows], RESULT)
+    return int(any("reason" in row for row in rows))
 
 
 def _export(source: Any, format: str, dtype: str, calibrate: str) -> dict:

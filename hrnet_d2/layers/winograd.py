@@ -83,8 +83,9 @@ def _multiply(
     tiles: torch.Tensor, weight: Weight, bias: torch.Tensor | None, channels: int
 ) -> torch.Tensor:
     """(36, T, I) to the products (36, T, O), with the bias where it comes to all outputs once."""
-    by_onednn = tiles.dtype == torch.float32 and multiplies_faster()
-    if isinstance(weight, torch.Tensor) and not by_onednn:
+    if isinstance(weight, torch.Tensor) and not (
+        tiles.dtype == torch.float32 and multiplies_faster()
+    ):
         products = torch.bmm(tiles, weight.transpose(1, 2))
         if bias is not None:
             products[_BIAS_AT] += bias
