@@ -27,7 +27,7 @@ from .errors import ExportError, ExportMismatchError
 from .evaluating import MOST_LOST, average_precision, check_evaluation
 from .folder import new_folder, refuse_existing
 from .predictor import ExportedPredictor
-from .quantizing import Calibration, quantize
+from .quantizing import Calibration, check_keep, quantize
 from .readme import readme
 from .sensitivity import advice
 from .settings import check_options, layers_dtype, settings_of
@@ -108,8 +108,9 @@ def export(
     predictor = cpu_predictor(cfg)
     if evaluate:
         check_evaluation(predictor.cfg)
-    report(f"Recording the graph for {format}, which takes a minute or two")
     source = Source(predictor, layers_dtype(format, dtype))
+    check_keep(keep, [name for name, _ in source.graph.named_parameters()])
+    report(f"Recording the graph for {format}, which takes a minute or two")
     if images is None:
         first = draw(0, 0)[0] if calibration is None else read_image(str(calibration.files[0]))
         images = check_images(first)

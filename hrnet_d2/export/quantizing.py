@@ -11,7 +11,7 @@ from hrnet_d2.data import read_image
 
 from .errors import ExportError
 
-__all__ = ["Calibration", "Sample", "layer_groups", "quantize"]
+__all__ = ["Calibration", "Sample", "check_keep", "layer_groups", "quantize"]
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Of a folder with more images, so many at equal distances: more change nothing and take long.
@@ -84,8 +84,24 @@ class Calibration:
 
 def layer_groups(model: Any) -> list[str]:
     """Parts of names of the layers of an OpenVINO model, for ``keep``."""
-    names = [_weight(op) for op in model.get_ordered_ops() if op.get_type_name() in PRODUCTS]
-    return [group for group in GROUPS if any(group in name for name in names)]
+    return _groups(_layers(model))
+
+
+def check_keep(keep: Sequence[str], layers: Sequence[str]) -> None:
+    """
+    Args:
+        keep: parts of names of layers.
+        layers: names of the parameters that the layers multiply by.
+
+    Raises:
+        ExportError: if there is no layer of such a name.
+    """
+    for part in keep:
+        if not any(part in name for name in layers):
+            raise ExportError(
+                f"--keep {part}: no layer has a name with {part!r}. Names have, for example, "
+                f"{', '.join(_groups(layers))}"
+            )
 
 
 def quantize(model: Any, calibration: Calibration, prepare: Callable[[np.ndarray], Sample]) -> Any:
@@ -106,13 +122,7 @@ def quantize(model: Any, calibration: Calibration, prepare: Callable[[np.ndarray
     """
     import nncf
 
-    names = [_weight(op) for op in model.get_ordered_ops() if op.get_type_name() in PRODUCTS]
-    for part in calibration.keep:
-        if not any(part in name for name in names):
-            raise ExportError(
-                f"--keep {part}: no layer has a name with {part!r}. Names have, for example, "
-                f"{', '.join(layer_groups(model))}"
-            )
+    check_keep(calibration.keep, _layers(model))
     nncf.set_log_level("ERROR")
     return nncf.quantize(
         model,
@@ -123,6 +133,14 @@ def quantize(model: Any, calibration: Calibration, prepare: Callable[[np.ndarray
             names=_float_operations(model, calibration.keep), validate=False
         ),
     )
+
+
+def _layers(model: Any) -> list[str]:
+    return [_weight(op) for op in model.get_ordered_ops() if op.get_type_name() in PRODUCTS]
+
+
+def _groups(layers: Sequence[str]) -> list[str]:
+    return [group for group in GROUPS if any(group in name for name in layers)]
 
 
 def _float_operations(model: Any, keep: Sequence[str]) -> list[str]:

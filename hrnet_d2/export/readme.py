@@ -58,6 +58,9 @@ size; `load(..., batch=8)` makes such batches of a list of images.
 In `settings.json` the `classes`, `score_thresh`, `short_edge` and `long_edge` may be edited. The
 other thresholds and the pixel mean there only say what is in the graph.
 
+Image files of more than 2**30 pixels are refused. Where others send the files, set the environment
+variable `OPENCV_IO_MAX_IMAGE_PIXELS` to what you expect: each pixel takes at least three bytes.
+
 `check.json` is what the comparison with the model gave when this folder was made.
 """
 SCALE = "| in | `scale` | float32 (N,) | pixels of the input for each pixel of the image |\n"

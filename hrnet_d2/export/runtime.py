@@ -544,7 +544,12 @@ def read_image(path: str | os.PathLike[str], backend: str = "opencv") -> np.ndar
         raise ValueError(f"{path} cannot be decoded: the file is truncated")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
+    except cv2.error as error:
+        if "MAX_IMAGE" in error.err:
+            raise ValueError(
+                f"{path} has more pixels than OpenCV decodes: the environment variable "
+                "OPENCV_IO_MAX_IMAGE_PIXELS, which it reads when imported, says how many"
+            ) from error
         image = None
     if image is None:
         raise ValueError(f"{path} cannot be decoded: it is damaged, or OpenCV has no such format")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hrnet_d2.data import num_classes
+from hrnet_d2.prediction.settings import category_id, category_ids
 
 from . import onnx_format, runtime
 from .errors import ExportError
@@ -90,8 +91,7 @@ def settings_of(source: "Source", format: str, dtype: str) -> dict[str, Any]:
     names = list(metadata.get("thing_classes", []))
     count = num_classes(cfg) or ("", len(names))
     names = names if len(names) == count[1] else []
-    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = {number: category for category, number in to_contiguous.items()}
+    ids = category_ids(metadata)
     settings: dict[str, Any] = {
         "format_version": runtime.FORMAT_VERSION,
         "format": format,
@@ -102,7 +102,7 @@ def settings_of(source: "Source", format: str, dtype: str) -> dict[str, Any]:
         "weights": Path(cfg.MODEL.WEIGHTS).name,
         "arithmetic": cfg.MODEL.ARITHMETIC,
         "classes": names,
-        "category_ids": [ids.get(k, k) for k in range(len(names))],
+        "category_ids": [category_id(k, ids) for k in range(len(names))],
         "score_thresh": thresholds.SCORE_THRESH_TEST,
         "nms_thresh": thresholds.NMS_THRESH_TEST,
         "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,

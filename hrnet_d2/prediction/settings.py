@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 
-__all__ = ["category_ids", "settings_of"]
+__all__ = ["category_id", "category_ids", "settings_of"]
 
 
 def settings_of(cfg: CfgNode) -> dict[str, Any]:
@@ -32,3 +33,8 @@ def category_ids(metadata: Any) -> list[int]:
     to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     ids = {contiguous: category for category, contiguous in to_contiguous.items()}
     return [ids[i] for i in range(len(ids))] if sorted(ids) == list(range(len(ids))) else []
+
+
+def category_id(number: int, ids: Sequence[int]) -> int:
+    """Of a class by its number; without ids counted from 1, as COCO's files do."""
+    return ids[number] if number < len(ids) else number + 1

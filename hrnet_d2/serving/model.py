@@ -14,6 +14,7 @@ from hrnet_d2 import model_zoo
 from hrnet_d2.config_file import ConfigError, merge_options, with_weights
 from hrnet_d2.data import num_classes
 from hrnet_d2.export.runtime import SETTINGS, UntrustedError
+from hrnet_d2.prediction.settings import category_id, category_ids
 
 __all__ = ["Category", "Model", "load_model"]
 
@@ -99,14 +100,12 @@ def _config(source: str, config_file: str, opts: Sequence[str]) -> CfgNode:
 
 def _of_predictor(predictor: hrnet_d2.Predictor, name: str) -> Model:
     cfg, metadata = predictor.cfg, predictor.metadata
-    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = {number: category for category, number in to_contiguous.items()}
     names = metadata.get("thing_classes") or ()
     _, count = num_classes(cfg) or ("", len(names))
     return Model(
         name=name,
         predict=lambda images: predictor(list(images)),
-        categories=_categories(count, names, ids),
+        categories=_categories(count, names, category_ids(metadata)),
         masks=bool(cfg.MODEL.MASK_ON),
         device=str(cfg.MODEL.DEVICE),
         backend=cfg.INPUT.BACKEND,
@@ -136,7 +135,7 @@ def _exported(
         raise ConfigError(str(error)) from None
     settings = predictor.detector.settings
     names = predictor.detector.classes
-    ids = settings.get("category_ids", list(range(len(names))))
+    ids = settings.get("category_ids", [category_id(k, []) for k in range(len(names))])
     if not isinstance(ids, list) or list(map(type, ids)) != [int] * len(names):
         raise ConfigError(
             f"{os.path.join(folder, SETTINGS)}: 'category_ids' must be a whole number for each of "
@@ -150,14 +149,15 @@ def _exported(
     return Model(
         name=os.path.basename(os.path.abspath(folder)),
         predict=predict,
-        categories=_categories(len(names), names, dict(enumerate(ids))),
+        categories=_categories(len(names), names, ids),
         masks="masks" in settings["outputs"],
         device="cpu",
         backend=settings["input"]["resize"],
     )
 
 
-def _categories(count: int, names: Sequence[str], ids: dict[int, int]) -> tuple[Category, ...]:
+def _categories(count: int, names: Sequence[str], ids: Sequence[int]) -> tuple[Category, ...]:
     return tuple(
-        Category(ids.get(k, k), names[k] if k < len(names) else f"class {k}") for k in range(count)
+        Category(category_id(k, ids), names[k] if k < len(names) else f"class {k}")
+        for k in range(count)
     )

@@ -8,6 +8,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
 from hrnet_d2.evaluation.rle import encode_masks
+from hrnet_d2.prediction.settings import category_id
 
 from .model import Category
 
@@ -44,7 +45,7 @@ def to_json(
     annotations = instances_to_coco_json(instances, IMAGE_ID)
     for i, annotation in enumerate(annotations):
         number = annotation["category_id"]
-        category = used.setdefault(number, Category(number, f"class {number}"))
+        category = used.setdefault(number, Category(category_id(number, ()), f"class {number}"))
         annotation["id"] = i + 1
         annotation["category_id"] = category.id
         annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -376,6 +377,15 @@ def test_files_that_are_no_images(tmp_path, backend):
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-40])
     with pytest.raises(ValueError, match="half.jpg cannot be decoded.*truncated"):
         runtime.read_image(tmp_path / "half.jpg", backend)
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+    header = struct.pack("<2s4I2i2H6I", b"BM", 54, 0, 54, 40, 40000, 40000, 1, 24, *[0] * 6)
+    (tmp_path / "bomb.bmp").write_bytes(header)
+    with pytest.raises(ValueError, match="more pixels than OpenCV decodes.*IO_MAX_IMAGE_PIXELS"):
+        runtime.read_image(tmp_path / "bomb.bmp")
+    with pytest.raises(ValueError, match="bomb.bmp cannot be decoded.*exceeds limit"):
+        runtime.read_image(tmp_path / "bomb.bmp", "detectron2")
 
 
 def test_a_jpeg_without_its_end_is_refused_before_it_is_decoded(tmp_path, monkeypatch):

@@ -70,12 +70,14 @@ def png(image):
 
 
 def coco_of(instances):
-    """What an evaluation writes of an image, without Detectron2's slow encoding."""
+    """What `predict` writes of an image: Detectron2's results, the classes counted from 1."""
     instances = instances.to("cpu")
     masks = encode_masks(instances.pred_masks) if instances.has("pred_masks") else None
     if masks is not None:
         instances.remove("pred_masks")
     found = instances_to_coco_json(instances, 1)
+    for annotation in found:
+        annotation["category_id"] += 1
     for annotation, mask in zip(found, masks or [], strict=False):
         annotation["segmentation"] = mask
     return json.loads(json.dumps(found))
@@ -100,7 +102,7 @@ def test_answers_equal_those_of_predictor(family, checkpoint):
     assert [{key: a[key] for key in expected[0]} for a in answer["annotations"]] == expected
     assert ("segmentation" in expected[0]) == model.masks == predictor.cfg.MODEL.MASK_ON
     assert [c["name"] for c in answer["categories"]] == ["ant", "bee", "cat"]
-    assert [c["id"] for c in answer["categories"]] == [0, 1, 2]
+    assert [c["id"] for c in answer["categories"]] == [1, 2, 3]
 
 
 def test_options_override_the_config_of_a_checkpoint(checkpoint):
@@ -192,7 +194,7 @@ def test_an_export_is_served_as_its_settings_say(folder, monkeypatch):
     monkeypatch.setitem(runtime._RUNTIMES, "onnx", lambda *_: lambda inputs: [])
     content = json.loads((path / "settings.json").read_text())
     model = load_model(str(path))
-    assert model.backend == "opencv" and [c.id for c in model.categories] == [0]
+    assert model.backend == "opencv" and [c.id for c in model.categories] == [1]
     content["input"]["resize"], content["category_ids"] = "detectron2", [17]
     (path / "settings.json").write_text(json.dumps(content))
     model = load_model(str(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hrnet_d2.prediction.result import Prediction
+from hrnet_d2.prediction.settings import category_id
 
 __all__ = ["Context", "FileWriter", "Writer", "plain_text"]
 
@@ -44,7 +45,7 @@ class Context:
 
     def category(self, cls: int) -> int:
         """The id of a class in COCO files."""
-        return self.category_ids[cls] if cls < len(self.category_ids) else cls + 1
+        return category_id(cls, self.category_ids)
 
 
 class Writer(ABC):

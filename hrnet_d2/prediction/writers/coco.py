@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hrnet_d2.prediction.result import Prediction
+from hrnet_d2.prediction.settings import category_id
 
 from .appended import AppendedFile
 from .base import Context, Writer, plain_text
@@ -37,7 +38,7 @@ def coco_results(
         x1, y1, x2, y2 = (float(v) for v in box)
         result: dict[str, Any] = {
             "image_id": image_id,
-            "category_id": category_ids[cls] if category_ids else int(cls) + 1,
+            "category_id": category_id(int(cls), category_ids),
             "bbox": [number(v) for v in (x1, y1, x2 - x1, y2 - y1)],
             "score": number(score, 6),
         }
