@@ -15,10 +15,11 @@ from PIL import Image
 
 from hrnet_d2.data.cache import cache_folder, write_once
 
-from .report import Report
+from .report import Report, some
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LONGEST_NAME",
     "ImageSizes",
     "LabeledImage",
     "Labels",
@@ -27,7 +28,6 @@ __all__ = [
     "convert",
     "find_files",
     "find_images",
-    "listed",
     "polygon_box",
 ]
 
@@ -39,7 +39,7 @@ IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 ORIENTATION = 0x0112  # Exif tag
-SHOWN, LONGEST = 5, 100  # files in a message, and characters of each, from its end
+LONGEST_NAME = 100  # characters of a file in a message
 DIGITS = 4  # of a pixel's fraction, far below the precision of any of the formats
 
 Split = tuple[Path, Path]
@@ -96,13 +96,6 @@ class Reader(Protocol):
         ...
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first of many names, and of long ones both ends, for a message."""
-    half = LONGEST // 2
-    shown = [n if len(n) <= LONGEST else f"{n[:half]}...{n[-half:]}" for n in names[:SHOWN]]
-    return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
-
-
 class Problems:
     """Problems of a kind and where they are, which become one error of a report each."""
 
@@ -123,7 +116,8 @@ class Problems:
 
     def listed(self, files: Iterable[str | Path]) -> str:
         """The first of many files, for a message."""
-        return listed([str(file).removeprefix(f"{self.root}{os.sep}") for file in files])
+        names = (str(file).removeprefix(f"{self.root}{os.sep}") for file in files)
+        return some(names, LONGEST_NAME)
 
 
 class ImageSizes:

@@ -46,10 +46,15 @@ class Report:
             logger.warning("%s: %s", self.path, warning)
 
 
-def some(values: Iterable[Any]) -> str:
-    """The first of many values, for a message."""
+def some(values: Iterable[Any], longest: int = LONGEST) -> str:
+    """The first of many values, for a message.
+
+    Args:
+        values: of any kind.
+        longest: characters of a value, whose middle is left out if it has more.
+    """
     values = list(values)
-    shown = ", ".join(_short(v) for v in values[:SHOWN])
+    shown = ", ".join(_short(v, longest) for v in values[:SHOWN])
     return shown + (f", ... ({len(values)} in all)" if len(values) > SHOWN else "")
 
 
@@ -58,10 +63,10 @@ def entry_id(entry: dict) -> Any:
     return entry.get("id", "none")
 
 
-def _short(value: Any) -> str:
-    text = f"{float(value):.3g}" if _is_long(value) else str(value)
-    text = printable(text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+def _short(value: Any, longest: int) -> str:
+    text = printable(f"{float(value):.3g}" if _is_long(value) else str(value))
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
 def _is_long(value: Any) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .conversion import (
+    LONGEST_NAME,
     SPLIT_NAMES,
     ImageSizes,
     LabeledImage,
@@ -14,7 +15,6 @@ from .conversion import (
     Problems,
     find_files,
     find_images,
-    listed,
     polygon_box,
     split_name,
 )
@@ -241,13 +241,13 @@ def _from_yaml(
             taken = [place for others in splits.values() for place in others]
             if len(places) == len(tries) and not set(places) & set(taken):
                 moved.append(
-                    f"{file} gives {listed(given)} for {key!r}, which is not there: "
-                    f"{listed([*map(str, places)])} is taken in its place"
+                    f"{file} gives {some(given, LONGEST_NAME)} for {key!r}, which is not there: "
+                    f"{some(places, LONGEST_NAME)} is taken in its place"
                 )
             elif key == "test":  # which exports name, and may not have
                 continue
             else:
-                missing = listed([found for found in tries if isinstance(found, str)])
+                missing = some((f for f in tries if isinstance(f, str)), LONGEST_NAME)
                 raise DatasetError(
                     f"{file}: there is no {missing}, which it gives for {key!r}. Correct the path "
                     'there (it is relative to "path", or else to the folder of this file), or '
