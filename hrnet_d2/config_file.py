@@ -29,6 +29,8 @@ __all__ = [
 
 
 LONGEST = 1000  # characters of another library's error in a message
+# What yacs raises for values that it cannot merge, which it reads as Python's literals.
+UNMERGEABLE = (AssertionError, KeyError, TypeError, ValueError, MemoryError, RecursionError)
 
 
 class ConfigError(ValueError):
@@ -61,7 +63,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
             _check_key(cfg, key, f"{path}: ")
     try:
         cfg.merge_from_file(path, allow_unsafe=False)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except UNMERGEABLE as error:
         raise ConfigError(f"{path}: {_text(error)}") from error
 
 
@@ -83,7 +85,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
             value = f"{str(value).strip()}.0"  # yacs takes no 1 for 1.0
         try:
             cfg.merge_from_list([key, value])
-        except (AssertionError, KeyError, ValueError) as error:
+        except UNMERGEABLE as error:
             default = _lookup(cfg, key)
             kind = "a section of keys" if isinstance(default, CfgNode) else type(default).__name__
             raise ConfigError(
@@ -268,6 +270,8 @@ def _lookup(cfg: CfgNode, key: str) -> Any:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, MemoryError | RecursionError):  # of Python's parser, at brackets and signs
+        return "a value is nested too deeply to be read"
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 

@@ -50,6 +50,9 @@ def test_a_config_runs_no_code(tmp_path, base):
         ("\x00\x01", "not valid YAML"),
         (f"SEED: {'9' * 5000}\n", "a value that cannot be read"),
         ("SEED: 2026-13-01\n", "a value that cannot be read"),
+        (f"SEED: '{'-' * 10**5}1'\n", "leaf.yaml: a value is nested too deeply"),
+        (f"SEED: '{'1+' * 10**5}1j'\n", "leaf.yaml: a value is nested too deeply"),
+        ("SEED: '{[]: 1}'\n", "leaf.yaml: unhashable type"),
         ("SEED: !!set [a]\n", "!!set|mapping"),
     ],
 )
@@ -87,6 +90,8 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
         (["SOLVER.MAX_ITERS", "5"], r"no key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER"),
         (["MODEL.BASE_LR", "5"], r"did you mean .*SOLVER.BASE_LR"),
         (["SOLVER.MAX_ITER", "many"], r"SOLVER.MAX_ITER cannot be 'many': its value is int"),
+        (["SOLVER.MAX_ITER", f"{'-' * 10**5}1"], "SOLVER.MAX_ITER cannot be"),
+        (["SOLVER.MAX_ITER", "{[]: 1}"], r"SOLVER.MAX_ITER cannot be '{\[\]: 1}': its value is int"),
         (["SOLVER", "many"], "section"),
         (["_BASE_", "a.yaml"], "files only"),
         (["SOLVER.MAX_ITER.X", "1"], "no key SOLVER.MAX_ITER.X"),
