@@ -25,7 +25,7 @@ from .checkpoint.settings import Settings
 from .config import add_hrnet_config
 from .config_file import lookup, merge_file
 from .published import get_config_file, list_models, published_file
-from .text import printable
+from .text import YAML_ERRORS, printable
 
 __all__ = ["apply_checkpoint_settings", "checkpoint_settings", "config_from_checkpoint", "to_yaml"]
 
@@ -257,7 +257,7 @@ def _stored(settings: Settings) -> dict[str, Any]:
             )
         check_nesting(stored)  # by aliases a few lines can stand for millions of values
         return {key: _printable(value) for key, value in _flat(stored)}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise CheckpointError(f"{settings.path}: its config cannot be read: {error}") from None
     except LimitError as error:
         raise CheckpointError(

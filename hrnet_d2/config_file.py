@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from .config import DEFAULTS
-from .text import message_of
+from .text import YAML_ERRORS, message_of
 
 __all__ = [
     "ConfigError",
@@ -191,8 +191,12 @@ def _check_text(filename: str, text: str) -> None:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{filename} is not valid YAML: {_text(error)}") from error
-    except ValueError as error:  # of Python's types: a month of 13, or a number of 5000 digits
-        raise ConfigError(f"{filename} has a value that cannot be read: {error}") from error
+    except RecursionError:  # which a circle of files raises too
+        raise
+    except YAML_ERRORS as error:  # a month of 13, a number of 5000 digits, "!!bool x"
+        raise ConfigError(
+            f"{filename} has a value that cannot be read: {_text(error) or type(error).__name__}"
+        ) from error
     if values is None:
         raise ConfigError(f"{filename} is empty: a config is a mapping of keys to values")
     if not isinstance(values, dict):

@@ -2,7 +2,13 @@
 
 import re
 
-__all__ = ["message_of", "printable"]
+import yaml
+
+__all__ = ["YAML_ERRORS", "message_of", "printable"]
+
+# What PyYAML's safe loader raises: its own errors, and whatever comes of a value that does not fit
+# its tag, such as "!!int ''".
+YAML_ERRORS = (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 # Control characters, and those that turn the direction of the text after them.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -337,6 +337,17 @@ def test_keys_of_another_project_are_left_out(tmp_path, caplog):
     assert "MODEL.SOMETHING_ELSE" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["SEED: !!bool x", "SEED: !!int ''", "a: [", "- a"])
+def test_a_config_that_cannot_be_read(tmp_path, text):
+    cfg = tiny_config(tmp_path)
+    Checkpointer(build_model(cfg), str(tmp_path), cfg=cfg).save("model")
+    path = tmp_path / "model.pth"
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "config": text}, path)
+    with pytest.raises(CheckpointError, match=r"model\.pth: its config cannot be read"):
+        model_zoo.config_from_checkpoint(str(path))
+
+
 def test_a_file_is_read_once(march, monkeypatch):
     from hrnet_d2.checkpoint import loading
 

@@ -6,7 +6,7 @@ import torch
 import yaml
 from torch import nn
 
-from hrnet_d2.text import printable
+from hrnet_d2.text import YAML_ERRORS, printable
 
 from .loading import Checkpoint
 from .recognition import Description, describe
@@ -99,7 +99,7 @@ def _config_notes(text: str | None) -> list[str]:
         return []
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except YAML_ERRORS:
         return ["its config is not YAML"]
     if not isinstance(values, Mapping):
         return [f"its config is of type {type(values).__name__}, not a mapping of keys to values"]

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from hrnet_d2.text import YAML_ERRORS
+
 from .report import DatasetError
 
 __all__ = ["is_there", "read_lines", "read_xml", "read_yaml", "root_tag"]
@@ -54,7 +56,7 @@ def read_yaml(file: Path) -> Any:
     text = "\n".join(read_lines(file))
     try:
         return yaml.load(text, Loader=_Texts)
-    except (yaml.YAMLError, RecursionError, TypeError) as error:  # a list as a key is a TypeError
+    except YAML_ERRORS as error:
         raise DatasetError(f"{file} is not a YAML file: {_one_line(error)}") from error
 
 

@@ -142,6 +142,7 @@ def test_all_problems_of_yolo_labels_are_told_at_once(tmp_path):
         ("names: [a\n", "not a YAML file"),
         ("names: !!python/object/apply:os.getcwd []\n", "not a YAML file"),
         ("? [a, b]\n: c\n", "not a YAML file"),
+        ("names: !!int ''\n", "not a YAML file"),
         ("names: [[a], b]\ntrain: train/images\n", "must be a list of texts"),
         ("names: [a]\ntrain: {a: train/images}\n", "'train' must be a path"),
     ],
