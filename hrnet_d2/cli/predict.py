@@ -46,11 +46,12 @@ def main(args: argparse.Namespace, prog: str) -> int:
 
 def _predict(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summary":
     import hrnet_d2
+    from hrnet_d2.data.categories import category_ids
     from hrnet_d2.prediction import Detector
     from hrnet_d2.prediction.coco_ids import ids_of
     from hrnet_d2.prediction.options import Options
     from hrnet_d2.prediction.run import predict
-    from hrnet_d2.prediction.settings import category_ids, settings_of
+    from hrnet_d2.prediction.settings import settings_of
     from hrnet_d2.prediction.tiles import TiledDetector
 
     predictor = hrnet_d2.Predictor(cfg)
@@ -77,10 +78,11 @@ def _predict_on_ray(cfg: Any, task: "Task", args: argparse.Namespace) -> "Summar
     import time
 
     from hrnet_d2.checkpoint_config import apply_checkpoint_settings
+    from hrnet_d2.data.categories import category_ids
     from hrnet_d2.devices import available_device
     from hrnet_d2.engine.predictor import metadata_of
     from hrnet_d2.prediction.ray_engine import Cluster, predict_on_ray
-    from hrnet_d2.prediction.settings import category_ids, settings_of
+    from hrnet_d2.prediction.settings import settings_of
 
     cfg = apply_checkpoint_settings(cfg)
     task.settings = settings_of(cfg)

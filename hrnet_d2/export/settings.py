@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hrnet_d2.data import num_classes
-from hrnet_d2.prediction.settings import category_id, category_ids
+from hrnet_d2.data.categories import category_id, category_ids
 
 from . import onnx_format, runtime
 from .errors import ExportError

@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 
-__all__ = ["category_id", "category_ids", "settings_of"]
+__all__ = ["settings_of"]
 
 
 def settings_of(cfg: CfgNode) -> dict[str, Any]:
@@ -26,15 +25,3 @@ def settings_of(cfg: CfgNode) -> dict[str, Any]:
         "config": digest,
         "masks": bool(cfg.MODEL.MASK_ON),
     }
-
-
-def category_ids(metadata: Any) -> list[int]:
-    """COCO category ids of a dataset's classes, by number; empty if it states none."""
-    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = {contiguous: category for category, contiguous in to_contiguous.items()}
-    return [ids[i] for i in range(len(ids))] if sorted(ids) == list(range(len(ids))) else []
-
-
-def category_id(number: int, ids: Sequence[int]) -> int:
-    """Of a class by its number; without ids counted from 1, as COCO's files do."""
-    return ids[number] if number < len(ids) else number + 1

@@ -13,8 +13,8 @@ import hrnet_d2
 from hrnet_d2 import model_zoo
 from hrnet_d2.config_file import ConfigError, merge_options, with_weights
 from hrnet_d2.data import num_classes
+from hrnet_d2.data.categories import category_id, category_ids
 from hrnet_d2.export.runtime import SETTINGS, UntrustedError
-from hrnet_d2.prediction.settings import category_id, category_ids
 
 __all__ = ["Category", "Model", "load_model"]
 

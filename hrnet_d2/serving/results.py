@@ -7,8 +7,8 @@ from typing import Any
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
+from hrnet_d2.data.categories import category_id
 from hrnet_d2.evaluation.rle import encode_masks
-from hrnet_d2.prediction.settings import category_id
 
 from .model import Category
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hrnet_d2.data.categories import category_id
 from hrnet_d2.prediction.result import Prediction
-from hrnet_d2.prediction.settings import category_id
 
 __all__ = ["Context", "FileWriter", "Writer", "plain_text"]
 

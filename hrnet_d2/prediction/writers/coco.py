@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hrnet_d2.data.categories import category_id
 from hrnet_d2.prediction.result import Prediction
-from hrnet_d2.prediction.settings import category_id
 
 from .appended import AppendedFile
 from .base import Context, Writer, plain_text
