@@ -4,6 +4,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,18 +59,27 @@ def register() -> None:
     """Register every component with Detectron2, as importing this package does.
 
     Raises:
-        ImportError: if Detectron2 is not installed.
+        ImportError: if Detectron2 is not installed, or cannot be imported.
     """
+    with warnings.catch_warnings():
+        # Of fvcore's functions, when PyTorch 2.14 or newer imports them: users cannot mend it.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+        _import_detectron2()
+        for name in (*_REGISTERING, "add_hrnet_config"):
+            globals()[name] = __getattr__(name)
+
+
+def _import_detectron2() -> None:
     try:
         import detectron2  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":  # one of its own libraries, which the error names
+            raise
         raise ImportError(
             "hrnet_d2 needs Detectron2, which is not installed: see "
             "https://detectron2.readthedocs.io/tutorials/install.html, or run `make env` in a "
             "checkout of hrnet_d2"
         ) from error
-    for name in (*_REGISTERING, "add_hrnet_config"):
-        globals()[name] = __getattr__(name)
 
 
 def __getattr__(name: str) -> Any:

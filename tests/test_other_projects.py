@@ -1,5 +1,6 @@
 """The backbone inside models that are Detectron2's own."""
 
+import shutil
 import subprocess
 import sys
 
@@ -110,6 +111,14 @@ def test_importing_writes_nothing_and_says_where_detectron2_is_missing(tmp_path)
     )
     assert result.returncode == 1
     assert "hrnet_d2 needs Detectron2" in result.stderr.splitlines()[-1]
+
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2" / "__init__.py").write_text("raise ImportError('libcudnn.so.9')")
+    result = subprocess.run(
+        [sys.executable, "-c", "import hrnet_d2"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.stderr.splitlines()[-1] == "ImportError: libcudnn.so.9"
+    shutil.rmtree(tmp_path / "detectron2")
 
     code = "import hrnet_d2, sys; print('detectron2.engine' in sys.modules)"
     env = {"PATH": "", "HOME": str(tmp_path), "HRNET_D2_CACHE": str(tmp_path / "cache")}

@@ -44,3 +44,13 @@ def test_training_and_evaluating_say_nothing_false(tmp_path):
     assert "pkg_resources" not in said
     # What others say to the user stays.
     assert "said by the user" in said and "the user's own" in said
+
+
+def test_importing_says_nothing_of_what_others_use():
+    """PyTorch calls deprecated what fvcore's modules do when they are imported."""
+    code = "import hrnet_d2; hrnet_d2.Predictor, hrnet_d2.evaluation"
+    result = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "torch.jit" not in result.stderr
