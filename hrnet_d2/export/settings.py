@@ -24,6 +24,8 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torchscript": ("detector.pt", ()),
     "pt2": ("detector.pt2", ()),
 }
+# From here on ``torch.export`` records sizes that only the data tell, as of detections.
+OLDEST_TORCH = (2, 7)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -45,6 +47,12 @@ def check_arguments(format: str, dtype: str) -> None:
         raise ExportError(
             "ONNX Runtime has no bfloat16 convolutions on a CPU (NOT_IMPLEMENTED: Could not find "
             "an implementation for Conv(22)): export float32, or use openvino"
+        )
+    version = torch.__version__
+    if format != "torchscript" and tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
+        raise ExportError(
+            f"{format} needs PyTorch {'.'.join(map(str, OLDEST_TORCH))} or newer, and this is "
+            f"{version}: install a newer one, or export to torchscript"
         )
     needed = (*FORMATS[format][1], *(("nncf",) if dtype == "int8" else ()))
     missing = [name for name in needed if not _version(name)]

@@ -210,6 +210,15 @@ def test_int8_may_be_said_with_calibrate(monkeypatch):
         assert found == "int8"
 
 
+@pytest.mark.parametrize("version", ["2.4.1+cu121", "2.6.0"])
+def test_an_old_pytorch_is_named(monkeypatch, version):
+    monkeypatch.setattr(torch, "__version__", version)
+    for format in ("onnx", "openvino", "pt2"):
+        with pytest.raises(ExportError, match=f"{format} needs PyTorch 2.7 or newer"):
+            check_arguments(format, "float32")
+    check_arguments("torchscript", "float32")
+
+
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(settings, "_version", lambda name: None)
     with pytest.raises(ExportError, match=r"pip install 'hrnet_d2\[openvino\]'"):
