@@ -3,8 +3,8 @@
 //     detector EXPORTED/detector.pt TORCHVISION PIXELS HEIGHT WIDTH [SCORE_THRESH]
 //
 // TORCHVISION is a library that registers torchvision's operators: libtorchvision of a build of
-// one's own; or torchvision/_C.so of the Python package, with libpython in LD_PRELOAD and torch's
-// libraries in LD_LIBRARY_PATH. PIXELS holds height x width x 3 bytes,
+// one's own; or torchvision/_C.so (in late versions _C_stable.so) of the Python package, with
+// libpython in LD_PRELOAD and torch's libraries in LD_LIBRARY_PATH. PIXELS holds height x width x 3 bytes,
 // in the order of channels that settings.json says, of the image at the network's size (see
 // `prepare` in detector.py). Prints a line for each detection: class, score and box.
 
@@ -13,6 +13,8 @@
 //     g++ -std=c++20 detector.cpp -o detector -I$TORCH/include -L$TORCH/lib \
 //         -I$TORCH/include/torch/csrc/api/include -Wl,-rpath,$TORCH/lib -Wl,--no-as-needed \
 //         -ltorch -ltorch_cpu -lc10 -ldl
+//
+// and -D_GLIBCXX_USE_CXX11_ABI=0 if torch.compiled_with_cxx11_abi() is False, as before 2.6.
 
 #include <dlfcn.h>
 #include <torch/script.h>

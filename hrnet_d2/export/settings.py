@@ -15,7 +15,15 @@ from .errors import ExportError
 if TYPE_CHECKING:
     from .exporting import Source
 
-__all__ = ["DTYPES", "FORMATS", "check_arguments", "check_options", "layers_dtype", "settings_of"]
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "check_arguments",
+    "check_options",
+    "is_old",
+    "layers_dtype",
+    "settings_of",
+]
 
 # Name -> the file of the graph, and the libraries that making it needs.
 FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -34,6 +42,11 @@ def layers_dtype(format: str, dtype: str) -> torch.dtype:
     return torch.float32 if format == "openvino" else DTYPES[dtype]
 
 
+def is_old(version: str) -> bool:
+    """Whether a version of PyTorch is older than what exports by ``torch.export`` need."""
+    return tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH
+
+
 def check_arguments(format: str, dtype: str) -> None:
     """
     Raises:
@@ -48,11 +61,10 @@ def check_arguments(format: str, dtype: str) -> None:
             "ONNX Runtime has no bfloat16 convolutions on a CPU (NOT_IMPLEMENTED: Could not find "
             "an implementation for Conv(22)): export float32, or use openvino"
         )
-    version = torch.__version__
-    if format != "torchscript" and tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
+    if format != "torchscript" and is_old(torch.__version__):
         raise ExportError(
             f"{format} needs PyTorch {'.'.join(map(str, OLDEST_TORCH))} or newer, and this is "
-            f"{version}: install a newer one, or export to torchscript"
+            f"{torch.__version__}: install a newer one, or export to torchscript"
         )
     needed = (*FORMATS[format][1], *(("nncf",) if dtype == "int8" else ()))
     missing = [name for name in needed if not _version(name)]

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from hrnet_d2.cli import main
-from tests.extras import needs_extra
+from tests.extras import needs_export
 
 
 @pytest.mark.slow
-@needs_extra("int8")
+@needs_export("int8")
 def test_exports_are_timed_beside_the_predictor(tmp_path, capsys):
     file = tmp_path / "figures.json"
     words = (

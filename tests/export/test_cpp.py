@@ -15,6 +15,7 @@ from hrnet_d2.cli import main
 from hrnet_d2.export import runtime
 from tests.export.models import case_config
 from tests.export.test_graph import IMAGE
+from tests.extras import needs_export
 
 SOURCES = Path(__file__).parents[2] / "demo" / "cpp"
 HERE = Path(torch.__file__).parent
@@ -35,6 +36,7 @@ def build(name, folder):
     words += [f"-I{path}" for path in includes]
     words += [f"-L{HERE / 'lib'}", f"-Wl,-rpath,{HERE / 'lib'}", "-Wl,--no-as-needed"]
     words += ["-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
+    words += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     subprocess.run(list(map(str, words)), check=True)
     return folder / name
 
@@ -49,16 +51,16 @@ def run_export(folder, *words):
 
 def test_torchscript(tmp_path):
     python = Path(sysconfig.get_config_var("LIBDIR")) / sysconfig.get_config_var("INSTSONAME")
-    operators = Path(torchvision.__file__).parent / "_C.so"
-    if not (operators.is_file() and python.suffix != ".a" and python.is_file()):
-        pytest.skip("needs torchvision/_C.so and libpython as a shared library")
+    operators = sorted(Path(torchvision.__file__).parent.glob("_C*.so"))
+    if not (operators and python.suffix != ".a" and python.is_file()):
+        pytest.skip("needs torchvision's operators and libpython as a shared library")
     folder = run_export(tmp_path, "--format", "torchscript")
     detector = runtime.load(folder, trusted=True)
     inputs = detector.prepare(np.ascontiguousarray(IMAGE[:300, :401]))
     height, width = inputs["size"][0]
     pixels = inputs["images"][0, :, :height, :width].transpose(1, 2, 0)
     (tmp_path / "pixels").write_bytes(pixels.tobytes())
-    words = [build("detector", tmp_path), folder / "detector.pt", operators, tmp_path / "pixels"]
+    words = [build("detector", tmp_path), folder / "detector.pt", operators[0], tmp_path / "pixels"]
     done = subprocess.run(
         [*map(str, words), str(height), str(width)],
         # The operators of the Python package need libpython and torch's other libraries.
@@ -75,6 +77,7 @@ def test_torchscript(tmp_path):
     np.testing.assert_allclose(rows[:, 2:], boxes, atol=1e-2)
 
 
+@needs_export("pt2")
 def test_the_compiled_backbone(tmp_path):
     from torch._inductor import aoti_load_package
 

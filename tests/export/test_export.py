@@ -17,7 +17,7 @@ from hrnet_d2.export.evaluating import check_evaluation
 from hrnet_d2.export.folder import WRITTEN
 from tests.export.models import case_config, case_predictor
 from tests.export.test_graph import IMAGE, eager
-from tests.extras import needs_extra
+from tests.extras import needs_export
 
 # Each format once, with families that differ most; the matrix of docs/deploy.md has all of them.
 EXPORTS = [
@@ -43,7 +43,7 @@ def run_command(name, format, folder, *words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "format"), [pytest.param(*row, marks=needs_extra(row[1])) for row in EXPORTS]
+    ("name", "format"), [pytest.param(*row, marks=needs_export(row[1])) for row in EXPORTS]
 )
 def test_the_export_detects_what_the_model_detects(name, format, tmp_path, capsys):
     status, cfg = run_command(name, format, tmp_path)
@@ -163,6 +163,7 @@ def test_an_export_that_disagrees_is_not_written(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob("*exported*"))
 
 
+@needs_export("pt2")
 def test_int8_names_its_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(settings, "_version", lambda name: None if name == "nncf" else "1")
     (tmp_path / "photos").mkdir()

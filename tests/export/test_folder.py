@@ -201,7 +201,13 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, caps
     assert "invalid choice: 'tflite'" in capsys.readouterr().err
 
 
-def test_int8_may_be_said_with_calibrate(monkeypatch):
+@pytest.fixture
+def recent(monkeypatch):
+    """A PyTorch that every export can be made by."""
+    monkeypatch.setattr(torch, "__version__", "2.7.0")
+
+
+def test_int8_may_be_said_with_calibrate(monkeypatch, recent):
     monkeypatch.setattr(settings, "_version", lambda name: "1")
     for dtype in ("float32", "int8"):
         found = settings.check_options(
@@ -219,7 +225,7 @@ def test_an_old_pytorch_is_named(monkeypatch, version):
     check_arguments("torchscript", "float32")
 
 
-def test_a_missing_library_is_named(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch, recent):
     monkeypatch.setattr(settings, "_version", lambda name: None)
     with pytest.raises(ExportError, match=r"pip install 'hrnet_d2\[openvino\]'"):
         check_arguments("openvino", "float32")

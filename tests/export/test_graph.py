@@ -19,6 +19,7 @@ from hrnet_d2.export.graph import best_of_each, bounded, grouped_nms
 from hrnet_d2.export.runtime import Detector
 from hrnet_d2.export.settings import settings_of
 from tests.export.models import CASES, MMDET1_CASES, case_config, case_predictor
+from tests.extras import needs_export
 from tests.parity import FOLDER
 
 IMAGE = read_image(str(FOLDER / "images" / "coffee.png"))
@@ -67,6 +68,7 @@ class Suppressed(torch.nn.Module):
         return boxes[bounded(nms(boxes, scores, 0.5))]
 
 
+@needs_export("pt2")
 def test_a_program_takes_images_with_one_object_or_none():
     """torchvision tells the recorder that non-maximum suppression keeps two boxes at least."""
     inputs = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]]).repeat(2, 1), torch.rand(4)

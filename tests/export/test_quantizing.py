@@ -14,7 +14,7 @@ from hrnet_d2.export import ExportError, evaluating, load, sensitivity
 from hrnet_d2.export.quantizing import MOST_IMAGES, Calibration
 from hrnet_d2.export.runtime import OUTPUTS
 from tests.export.models import case_config
-from tests.extras import needs_extra
+from tests.extras import needs_export
 from tests.parity import FOLDER
 
 
@@ -58,14 +58,14 @@ def command(tmp_path):
     return [*words, "--output", str(tmp_path / "exported")]
 
 
-@needs_extra("int8")
+@needs_export("int8")
 def test_no_data_to_evaluate_on(command, capsys):
     assert main([*command, "--evaluate"]) == 1
     assert "--evaluate needs annotated images" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-@needs_extra("int8")
+@needs_export("int8")
 def test_layers_are_quantized_and_kept(command, tmp_path, capsys):
     assert main([*command, "--keep", "stage4"]) == 0, capsys.readouterr()
     settings = json.loads((tmp_path / "exported" / "settings.json").read_text())
@@ -125,7 +125,7 @@ def test_the_network_of_an_advice_runs_once_for_an_image(monkeypatch):
 
 
 @pytest.mark.slow
-@needs_extra("int8")
+@needs_export("int8")
 def test_a_loss_of_ap_is_refused_with_layers_to_keep(command, tmp_path, capsys, monkeypatch):
     from hrnet_d2.export import exporting
 

@@ -15,7 +15,7 @@ from hrnet_d2.cli import main
 from hrnet_d2.export import ExportedPredictor, load
 from tests.export.models import case_config
 from tests.export.test_graph import IMAGE
-from tests.extras import needs_extra
+from tests.extras import needs_export
 
 # `make test-export` names an interpreter of an environment without torch; elsewhere this one runs
 # with imports blocked.
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=needs_extra(name)) for name in ("onnx", "openvino")],
+    params=[pytest.param(name, marks=needs_export(name)) for name in ("onnx", "openvino")],
 )
 def exported(request, tmp_path_factory):
     """A folder and the model's Predictor; masks, classes with odd names."""
