@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from hrnet_d2 import model_zoo
 from hrnet_d2.devices import set_float32_precision
@@ -132,7 +132,7 @@ def _peak(args: argparse.Namespace, config: str, switch: str, batch: int) -> int
 
 def _operators(step: _Step) -> dict[str, float]:
     """The operators of an iteration with the most time of their own on the CPU: their shares."""
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
+    with profile() as found:
         step()
     own = {event.key: event.self_cpu_time_total for event in found.key_averages()}
     total = sum(own.values())
