@@ -23,7 +23,9 @@ def train_all(folder: Path) -> None:
     torch.set_num_threads(1)
     for family in FAMILIES:
         train(family, folder / family)
-    # else its threads may outlive the interpreter, which aborts the process now and then
+    # else its threads may outlive the interpreter, which aborts the process now and then; with
+    # PyTorch 2.4 also if one process has gone before the other has finished
+    dist.barrier()
     dist.destroy_process_group()
 
 
