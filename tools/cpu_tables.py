@@ -68,6 +68,7 @@ def runtimes_table(reports: list[dict]) -> str:
     rows = [
         [
             config_name(result["config"]),
+            result["instructions"],
             name,
             f"{path['median_ms']:.0f}",
             f"{path['speedup']:.2f}x",
@@ -80,7 +81,7 @@ def runtimes_table(reports: list[dict]) -> str:
         "medians of an image of 800x1200, from pixels to detections, all of a config alternated in "
         "one run. To get ready is to load a checkpoint, and to export it or to convert it."
     )
-    columns = ["config", "run by", "ms", "speedup vs. plain", "ready, s"]
+    columns = ["config", "processor", "run by", "ms", "speedup vs. plain", "ready, s"]
     return markdown(rows, columns) + _measured(reports, how)
 
 

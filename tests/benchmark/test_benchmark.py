@@ -263,8 +263,11 @@ def test_tables_of_runtimes_and_start():
     paths["onnxruntime"] = {"median_ms": 300.0, "speedup": 3.0, "ready_s": 40.0}
     runs = {"task": "runtimes", "environment": where}
     runs["results"] = [{"config": "a/b.yaml", "paths": paths}]
-    table = tool.runtimes_table([runs])
-    assert "| `b`      | onnxruntime | 300  | 3.00x               | 40.0" in table
+    amx = runs | {"environment": where | {"instructions": "AMX"}}
+    lines = tool.runtimes_table([runs, amx]).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:6]]
+    assert rows[1] == ["`b`", "AVX512", "onnxruntime", "300", "3.00x", "40.0"]
+    assert [row[1] for row in rows] == ["AVX512", "AVX512", "AMX", "AMX"]
     keys = ("file_bytes", "import_s", "load_s", "first_image_s", "load_bytes", "peak_memory_bytes")
     start = {"task": "startup", "environment": where}
     start["results"] = [{"config": "a/b.yaml", **dict.fromkeys(keys, 2**20)}]
