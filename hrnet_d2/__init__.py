@@ -61,15 +61,6 @@ def register() -> None:
     Raises:
         ImportError: if Detectron2 is not installed, or cannot be imported.
     """
-    with warnings.catch_warnings():
-        # Of fvcore's functions, when PyTorch 2.14 or newer imports them: users cannot mend it.
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
-        _import_detectron2()
-        for name in (*_REGISTERING, "add_hrnet_config"):
-            globals()[name] = __getattr__(name)
-
-
-def _import_detectron2() -> None:
     try:
         import detectron2  # noqa: F401
     except ModuleNotFoundError as error:
@@ -80,6 +71,13 @@ def _import_detectron2() -> None:
             "https://detectron2.readthedocs.io/tutorials/install.html, or run `make env` in a "
             "checkout of hrnet_d2"
         ) from error
+    importlib.import_module("torchvision")  # sets filters of warnings, which would be lost below
+    with warnings.catch_warnings():
+        # PyTorch 2.14 warns of what Detectron2 and fvcore do, which users cannot mend.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+        importlib.import_module("detectron2.modeling")
+    for name in (*_REGISTERING, "add_hrnet_config"):
+        globals()[name] = __getattr__(name)
 
 
 def __getattr__(name: str) -> Any:

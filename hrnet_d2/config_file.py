@@ -222,7 +222,7 @@ def _read(path: str) -> dict[str, Any]:
         values: dict[str, Any] = _Reader.load_yaml_with_base(path, allow_unsafe=False)
         check_nesting(values)  # by aliases a few lines can stand for millions of values
     except ConfigError as error:
-        if path in str(error):
+        if str(error).startswith(path):
             raise
         raise ConfigError(f"{path}: of the files that its {BASE_KEY} names, {error}") from error
     except LimitError as error:

@@ -46,11 +46,20 @@ def test_training_and_evaluating_say_nothing_false(tmp_path):
     assert "said by the user" in said and "the user's own" in said
 
 
-def test_importing_says_nothing_of_what_others_use():
-    """PyTorch calls deprecated what fvcore's modules do when they are imported."""
-    code = "import hrnet_d2; hrnet_d2.Predictor, hrnet_d2.evaluation"
+def filters_after(imports):
+    """The process, which prints the filters of warnings that there are after some imports."""
+    code = f"import {imports}, warnings; print(*warnings.filters, sep='\\n')"
     result = subprocess.run(
         [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "torch.jit" not in result.stderr
+    return result
+
+
+def test_importing_says_nothing_of_what_others_use():
+    """PyTorch calls deprecated what modules of Detectron2 and fvcore do when they are imported."""
+    ours = filters_after("hrnet_d2, hrnet_d2.engine, hrnet_d2.evaluation")
+    assert "torch.jit" not in ours.stderr
+    theirs = filters_after("torchvision, detectron2.modeling, detectron2.engine")
+    assert "TracerWarning" in theirs.stdout
+    assert set(theirs.stdout.splitlines()) <= set(ours.stdout.splitlines())

@@ -4,8 +4,8 @@
 //
 // TORCHVISION is a library that registers torchvision's operators: libtorchvision of a build of
 // one's own; or torchvision/_C.so (in late versions _C_stable.so) of the Python package, with
-// libpython in LD_PRELOAD and torch's libraries in LD_LIBRARY_PATH. PIXELS holds height x width x 3 bytes,
-// in the order of channels that settings.json says, of the image at the network's size (see
+// libpython in LD_PRELOAD and torch's libraries in LD_LIBRARY_PATH. PIXELS holds height x width x 3
+// bytes, in the order of channels that settings.json says, of the image at the network's size (see
 // `prepare` in detector.py). Prints a line for each detection: class, score and box.
 
 // Build, with TORCH the folder of the Python package or of libtorch:
